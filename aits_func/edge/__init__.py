@@ -1,0 +1,1 @@
+"""Floor 4. Files, terminals, pictures: the only impure room."""

@@ -1,0 +1,1 @@
+"""Floor 1. Networks, optimizers, losses; knows no particle."""

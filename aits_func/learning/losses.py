@@ -1,0 +1,135 @@
+"""When a step was good enough, and how far it missed: relative energy error and the band loss.
+
+These functions see numbers, not particles: an energy before, an energy after, a step.
+"""
+
+import math
+
+import torch
+from torch import Tensor
+
+from ..base.check import require
+
+# The source system's guards: a relative and an absolute one in the denominator, one in the logarithm.
+_GUARD = 1e-12
+
+
+def relative_energy_error(energy_before: Tensor, energy_after: Tensor, scale: Tensor | None = None) -> Tensor:
+    """Relative energy error ε = |E₁ − E₀| / |E₀ + 1e-12 |E₀| + 1e-12|, or |E₁ − E₀| / scale.
+
+    Args:
+        energy_before: E₀, any shape.
+        energy_after: E₁, the same shape.
+        scale: an energy > 0 to divide by instead, e.g. K₀ + |W₀| where E₀ may be 0.
+
+    Returns:
+        ε, the same shape, dimensionless; NaN or infinite where an energy is.
+    """
+    if scale is None:
+        scale = (energy_before + _GUARD * energy_before.abs() + _GUARD).abs()
+    return (energy_after - energy_before).abs() / scale
+
+
+def check_energy_threshold(
+    energy_before: Tensor, energy_after: Tensor, energy_threshold: float = 2e-4, *, scale: Tensor | None = None
+) -> tuple[Tensor, Tensor]:
+    """Whether a step kept the energy: ε < threshold. NaN and infinity are rejections.
+
+    Args:
+        energy_before: E₀, any shape.
+        energy_after: E₁, the same shape.
+        energy_threshold: > 0, on the relative energy error.
+        scale: as in `relative_energy_error`.
+
+    Returns:
+        (accepted, ε), bool and dimensionless, in the shape of the energies.
+
+    Raises:
+        ValueError: if energy_threshold is not > 0.
+    """
+    require(
+        energy_threshold > 0,
+        f"check_energy_threshold: energy_threshold must be > 0 (a relative energy error, e.g. 2e-4), "
+        f"got {energy_threshold}",
+    )
+    error = relative_energy_error(energy_before, energy_after, scale)
+    return error < energy_threshold, error
+
+
+def band_residual(
+    energy_error: Tensor, dt: Tensor, exploded: Tensor, *, E_lower: float = 1e-6, E_upper: float = 1e-4
+) -> Tensor:
+    """Signed distance, in ln ε, from the band [E_lower, E_upper]: negative below, positive above.
+
+        x = ln(ε + 1e-12),   r = max(x − ln E_upper, 0) − max(ln E_lower − x, 0)
+
+    At most one of the two is not 0, so r² is the band loss. A step that exploded has no usable ε:
+    it counts as ε = 1, and its residual −ln E_upper + (ln dt − stop_gradient(ln dt)) still pushes
+    dt down. (In the source system its gradient is zero or NaN, and a network that explodes
+    everywhere never recovers.)
+
+    Args:
+        energy_error: ε ≥ 0, any shape.
+        dt: the predicted step > 0, the same shape.
+        exploded: bool, the same shape; where True, ε is not used.
+        E_lower: lower edge of the band, > 0.
+        E_upper: upper edge, > E_lower.
+
+    Returns:
+        r, the same shape, dimensionless, and its gradient, finite for finite dt.
+    """
+    x = (torch.where(exploded, torch.ones_like(energy_error), energy_error) + _GUARD).log()
+    inside = (x - math.log(E_upper)).clamp(min=0) - (math.log(E_lower) - x).clamp(min=0)
+    usable = dt.isfinite() & (dt > 0)
+    log_dt = torch.where(usable, dt, torch.ones_like(dt)).log()
+    push = log_dt - log_dt.detach() - math.log(E_upper)
+    return torch.where(exploded, push, inside)
+
+
+def compute_single_step_loss(
+    energy_error: Tensor, dt: Tensor, exploded: Tensor, *, E_lower: float = 1e-6, E_upper: float = 1e-4
+) -> Tensor:
+    """Band loss of one step: max(ln E_lower − x, 0)² + max(x − ln E_upper, 0)² with x = ln(ε + 1e-12).
+
+    Args:
+        energy_error: ε ≥ 0, any shape.
+        dt: the predicted step > 0, the same shape.
+        exploded: bool, the same shape; such a step counts as ε = 1 and its gradient pushes dt down.
+        E_lower: lower edge of the band, > 0.
+        E_upper: upper edge, > E_lower.
+
+    Returns:
+        The loss, the same shape, ≥ 0: the square of `band_residual`.
+
+    Raises:
+        ValueError: unless 0 < E_lower < E_upper.
+    """
+    check_band("compute_single_step_loss", E_lower, E_upper)
+    return band_residual(energy_error, dt, exploded, E_lower=E_lower, E_upper=E_upper) ** 2
+
+
+def check_all_pass(accepted: Tensor) -> Tensor:
+    """Whether every sample passed, (B,) bool -> () bool. Of no samples: True."""
+    return accepted.all()
+
+
+def aggregate_minibatch_loss(losses: Tensor, chosen: Tensor | None = None) -> Tensor:
+    """Mean loss of the chosen samples, of none 0.
+
+    Args:
+        losses: (B,).
+        chosen: (B,) bool, the samples that count; all of them if None.
+
+    Returns:
+        (), dimensionless.
+    """
+    if chosen is None:
+        chosen = torch.ones_like(losses, dtype=torch.bool)
+    total = torch.where(chosen, losses, torch.zeros_like(losses)).sum()
+    return total / chosen.sum().clamp(min=1)
+
+
+def check_band(where: str, E_lower: float, E_upper: float) -> None:
+    """Raise ``ValueError`` unless 0 < E_lower < E_upper."""
+    require(E_lower > 0, f"{where}: E_lower must be > 0 (a relative energy error, e.g. 1e-6), got {E_lower}")
+    require(E_upper > E_lower, f"{where}: E_upper must be > E_lower = {E_lower}, got {E_upper}")

@@ -1,0 +1,264 @@
+"""Part 1: trajectory collection. Predict, integrate, then accept and go on, or reject and retrain."""
+
+import math
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from ..base.check import check_system, require
+from ..base.tree import concatenate, select, take
+from ..base.types import Population, Sample, StepInfo, System, TrainState
+from ..learning.optimizers import GradientTransformation
+from ..physics.gravity import Gravity
+from ..timestep.window import first_sample, is_full, push
+from .objective import Groups, Learner, count_samples
+
+COMPLETE, RETRAIN_LIMIT = "complete", "retrain_limit"
+
+
+class Stuck(NamedTuple):
+    """The step that could not be learned within max_retrain_steps: plain numbers."""
+
+    group: int  # which group of the population
+    index: int  # which system of the group
+    energy_error: float  # relative energy error of the last attempt
+    dt: float  # time; the step of the last attempt
+
+
+class CollectInfo(NamedTuple):
+    """The report of Part 1: plain numbers."""
+
+    status: str  # "complete" or "retrain_limit"
+    stuck: tuple[Stuck, ...]  # the systems that reached max_retrain_steps
+    accepted: int  # steps
+    rejected: int  # attempts that were not accepted
+    updates: int  # optimizer updates
+    recorded: int  # samples in the trajectory: accepted steps less the warm-up of the windows
+    mean_energy_error: float  # of the accepted steps; NaN if there is none
+    max_energy_error: float
+    mean_dt: float  # time; of the accepted steps
+
+
+def init_population(
+    systems: Sequence[System] | System,
+    *,
+    gravity: Gravity,
+    history_len: int = 0,
+    stop_time: Sequence[Tensor] | Tensor | None = None,
+    energy_scale: str = "total",
+) -> tuple[Population, ...]:
+    """Systems at the beginning of training, checked and given empty windows.
+
+    Args:
+        systems: batches of systems, leaves (B, ...), one batch for every shape (N, D); or one batch.
+        gravity: weighs the energies; its softening decides whether bodies may coincide.
+        history_len: H ≥ 0, the length of the windows.
+        stop_time: for every batch (B,), the time at which a system retires, e.g. its period; None
+            for never.
+        energy_scale: with "total", a system of no energy is refused.
+
+    Returns:
+        A tuple of `Population`.
+
+    Raises:
+        ValueError: if a system is malformed (see `check_system`), history_len < 0, or E = 0 while
+            energy_scale is "total".
+    """
+    require(history_len >= 0, f"init_population: history_len must be >= 0, got {history_len}")
+    batches = (systems,) if isinstance(systems, System) else tuple(systems)
+    ends: Sequence[Tensor | None] = [None] * len(batches)
+    if stop_time is not None:
+        ends = (stop_time,) if isinstance(stop_time, Tensor) else tuple(stop_time)
+    groups = []
+    for number, (batch, end) in enumerate(zip(batches, ends, strict=True)):
+        check_system(batch, softening=gravity.softening, batched=True, where=f"systems[{number}]")
+        if energy_scale == "total":
+            check_energy(vmap(gravity.energy)(batch), where=f"systems[{number}]")
+        sample = vmap(lambda system: first_sample(system, history_len))(batch)
+        groups.append(Population(sample, torch.full_like(batch.time, math.inf) if end is None else end.to(batch.time)))
+    return tuple(groups)
+
+
+def check_energy(energy: Tensor, *, where: str) -> None:
+    """Refuse systems whose total energy (B,) is 0, as a relative energy error has no meaning there."""
+    zero = (energy == 0).nonzero()
+    if len(zero):
+        raise ValueError(
+            f"{where}: system {int(zero[0])} has total energy 0, so a relative energy error has no meaning; "
+            'set energy_scale = "kinetic"'
+        )
+
+
+def init_train_state(
+    params: object, optimizer: GradientTransformation, population: tuple[Population, ...] = ()
+) -> TrainState:
+    """The state that training starts from.
+
+    Args:
+        params: the policy's parameters, from ``policy.init(seed)``.
+        optimizer: makes its own state for them.
+        population: the systems of Part 1, from `init_population`; () if only Part 2 is used.
+
+    Returns:
+        A `TrainState` at epoch 0.
+    """
+    return TrainState(params, optimizer.init(params), population, torch.zeros((), dtype=torch.int64))
+
+
+def collect_trajectory(
+    state: TrainState, *, learner: Learner, steps_per_epoch: int = 1, max_retrain_steps: int = 1000
+) -> tuple[TrainState, Groups, CollectInfo]:
+    """Advance every system by ``steps_per_epoch`` accepted steps, retraining whenever one is rejected.
+
+    Every system is attempted at once. An accepted one advances, and the step that was validated is
+    recorded: the state it started from, its window and its dt. A rejected one stays; the optimizer
+    updates on the mean loss of all rejected ones, and they are tried again. None waits for
+    another.
+
+    The source stores the end state beside the dt that led to it, so its pairs were never validated
+    together; here they were. While a window is not yet full, accepted steps fill it and are not
+    recorded.
+
+    Args:
+        state: params, optimizer state, and the population to advance.
+        learner: objective and optimizer.
+        steps_per_epoch: accepted steps of each system, ≥ 1.
+        max_retrain_steps: rejections of one step after which the collection ends, ≥ 1.
+
+    Returns:
+        (state with new params, optimizer state and population; trajectory, a tuple of groups of T
+        samples in all; `CollectInfo`). At the limit the status is "retrain_limit" and ``stuck``
+        names the systems; what was collected is kept.
+
+    Raises:
+        ValueError: if steps_per_epoch or max_retrain_steps is < 1.
+    """
+    require(steps_per_epoch >= 1, f"collect_trajectory: steps_per_epoch must be >= 1, got {steps_per_epoch}")
+    require(max_retrain_steps >= 1, f"collect_trajectory: max_retrain_steps must be >= 1, got {max_retrain_steps}")
+    progress = [_begin(population.sample) for population in state.population]
+    stop_times = [population.stop_time for population in state.population]
+    records: list[list[_Record]] = [[] for _ in progress]
+    updates = 0
+    while True:
+        running = [_running(p, end, steps_per_epoch) for p, end in zip(progress, stop_times, strict=True)]
+        at_limit = [p.retries >= max_retrain_steps for p in progress]
+        if _any(at_limit) or not _any(running):  # the host syncs of an iteration, with `_rejected` below
+            break
+        records_now = [_attempt(learner, state, p.sample, run) for p, run in zip(progress, running, strict=True)]
+        progress = [_advance(p, record) for p, record in zip(progress, records_now, strict=True)]
+        for history, record in zip(records, records_now, strict=True):
+            history.append(record)
+        failed = _rejected(records_now)
+        if failed:
+            updates += 1
+            state, _ = learner.update(state, failed, "failed")
+
+    population = tuple(
+        Population(p.sample._replace(active=p.sample.system.time < end), end)
+        for p, end in zip(progress, stop_times, strict=True)
+    )
+    trajectory = tuple(group for group in map(_recorded, records) if group is not None)
+    info = _report(progress, records, trajectory, updates, at_limit)
+    return state._replace(population=population), trajectory, info
+
+
+class _Progress(NamedTuple):
+    """One group on its way: present samples, counters, the verdict on the last attempt."""
+
+    sample: Sample  # (B, ...)
+    accepted: Tensor  # (B,) int64, accepted steps in this collection
+    retries: Tensor  # (B,) int64, rejections of the present step
+    info: StepInfo  # (B,), of the last attempt
+
+
+class _Record(NamedTuple):
+    """One attempt of one group."""
+
+    sample: Sample  # (B, ...)  where it started, with the dt of the attempt; inactive: not attempted
+    after: System  # (B, ...)
+    info: StepInfo  # (B,)
+
+    @property
+    def good(self) -> Tensor:
+        """(B,) bool: attempted and accepted."""
+        return self.sample.active & self.info.accepted
+
+    @property
+    def missed(self) -> Tensor:
+        """(B,) bool: attempted and rejected."""
+        return self.sample.active & ~self.info.accepted
+
+
+def _begin(sample: Sample) -> _Progress:
+    zero = torch.zeros_like(sample.active, dtype=torch.int64)
+    nothing = torch.zeros_like(sample.dt)
+    return _Progress(sample, zero, zero, StepInfo(nothing, nothing, sample.active, ~sample.active))
+
+
+def _running(progress: _Progress, stop_time: Tensor, steps: int) -> Tensor:
+    """(B,) bool: the systems that still have a step to make in this collection."""
+    return (progress.accepted < steps) & (progress.sample.system.time < stop_time)
+
+
+def _any(masks: Sequence[Tensor]) -> bool:
+    return bool(torch.cat(list(masks)).any()) if masks else False
+
+
+def _attempt(learner: Learner, state: TrainState, sample: Sample, running: Tensor) -> _Record:
+    tried = sample._replace(active=running)
+    (after,), info = learner.objective.attempt(state.params, (tried,))
+    return _Record(tried._replace(dt=info.dt), after, info)
+
+
+def _advance(progress: _Progress, record: _Record) -> _Progress:
+    """Where a step was accepted the system and its window move on; elsewhere they stay."""
+    tried, dt = record.sample, record.info.dt
+    moved = tried._replace(system=record.after, window=vmap(push)(tried.window, tried.system, dt))
+    retries = torch.where(record.missed, progress.retries + 1, torch.zeros_like(progress.retries))
+    info = select(tried.active, record.info, progress.info)
+    return _Progress(select(record.good, moved, progress.sample), progress.accepted + record.good, retries, info)
+
+
+def _rejected(records: Sequence[_Record]) -> Groups:
+    """The samples that were attempted and rejected, to learn from."""
+    groups = [take(record.sample, record.missed.nonzero()[:, 0]) for record in records]
+    return tuple(group for group in groups if len(group.active))
+
+
+def _recorded(records: Sequence[_Record]) -> Sample | None:
+    """The validated samples of one group whose window was full, as one batch; None if there is none."""
+    kept = [take(r.sample, (r.good & r.sample.window.valid.all(-1)).nonzero()[:, 0]) for r in records]
+    kept = [sample for sample in kept if len(sample.active)]
+    return concatenate(kept) if kept else None
+
+
+def _report(
+    progress: Sequence[_Progress],
+    records: Sequence[Sequence[_Record]],
+    trajectory: Groups,
+    updates: int,
+    at_limit: Sequence[Tensor],
+) -> CollectInfo:
+    attempts = [record for history in records for record in history]
+    empty = torch.zeros(0, dtype=torch.float64)
+    error = torch.cat([empty, *(r.info.energy_error[r.good].double().cpu() for r in attempts)])
+    dt = torch.cat([empty, *(r.info.dt[r.good].double().cpu() for r in attempts)])
+    stuck = tuple(
+        Stuck(number, index, float(p.info.energy_error[index]), float(p.info.dt[index]))
+        for number, (p, mask) in enumerate(zip(progress, at_limit, strict=True))
+        for index in mask.nonzero()[:, 0].tolist()
+    )
+    return CollectInfo(
+        status=RETRAIN_LIMIT if stuck else COMPLETE,
+        stuck=stuck,
+        accepted=len(error),
+        rejected=sum(int(r.missed.sum()) for r in attempts),
+        updates=updates,
+        recorded=count_samples(trajectory),
+        mean_energy_error=float(error.mean()) if len(error) else math.nan,
+        max_energy_error=float(error.max()) if len(error) else math.nan,
+        mean_dt=float(dt.mean()) if len(dt) else math.nan,
+    )

@@ -1,0 +1,1 @@
+"""Floor 1. What nature does to one system; knows no network."""

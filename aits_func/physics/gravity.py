@@ -1,0 +1,205 @@
+"""Softened Newtonian gravity of ONE system, with an optional external field.
+
+    aᵢ = G Σⱼ≠ᵢ mⱼ (xⱼ − xᵢ) / (|xⱼ − xᵢ|² + s²)^{3/2} + a_ext(xᵢ, t)
+    W  = −G Σ_{i<j} mᵢ mⱼ / (|xⱼ − xᵢ|² + s²)^{1/2} + Σ mᵢ Φ_ext(xᵢ, t)
+
+Shapes: mass (N,), position and velocity (N, D), time (). Everything here is a pure function of
+one system; lift it with ``torch.func.vmap``.
+"""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.func import jvp, vmap
+
+from ..base.check import require
+from ..base.types import System
+from .fields import Field
+
+
+class Derivatives(NamedTuple):
+    """Acceleration of every body and its first two time derivatives along the motion, (N, D) each."""
+
+    acceleration: Tensor  # (N, D)  length / time²
+    jerk: Tensor  # (N, D)  length / time³
+    snap: Tensor  # (N, D)  length / time⁴
+
+
+class Gravity(NamedTuple):
+    """What nature does to one system: pure functions, and the constants they close over.
+
+    Made by `build_gravity`. Shapes: ``System`` in, as commented on the fields out.
+    """
+
+    acceleration: Callable[[Tensor, Tensor, Tensor], Tensor]  # (mass, position, time) -> (N, D)
+    derivatives: Callable[[System], Derivatives]  # acceleration, jerk, snap: three (N, D)
+    potential_energy: Callable[[System], Tensor]  # -> (); all of it, external field included
+    external_energy: Callable[[System], Tensor]  # -> (); the part of it that the external field makes
+    energy: Callable[[System], Tensor]  # -> (); the conserved one, K + W − work
+    power: Callable[[Tensor, Tensor, Tensor], Tensor]  # (mass, position, time) -> (); Σ mᵢ ∂ₜΦ
+    G: float  # gravitational constant, in the caller's units
+    softening: float  # length s
+
+
+def build_gravity(*, G: float = 1.0, softening: float = 0.0, field: Field | None = None) -> Gravity:
+    """Gravity with its constants fixed, ready for integrators, criteria and features.
+
+    Args:
+        G: gravitational constant in the caller's units, > 0.
+        softening: Plummer softening length s, ≥ 0.
+        field: an external field that acts on every body, or None.
+
+    Returns:
+        A `Gravity` of pure functions of one system.
+
+    Raises:
+        ValueError: if G is not > 0 or softening is not ≥ 0.
+    """
+    require(G > 0, f"build_gravity: G must be > 0 (1 in N-body units), got {G}")
+    require(softening >= 0, f"build_gravity: softening must be >= 0 (a length; 0 for none), got {softening}")
+
+    def acceleration(mass: Tensor, position: Tensor, time: Tensor) -> Tensor:
+        own = mutual_acceleration(mass, position, G=G, softening=softening)
+        return own if field is None else own + vmap(field.acceleration, in_dims=(0, None))(position, time)
+
+    def derivatives(system: System) -> Derivatives:
+        return system_derivatives(system, field, G=G, softening=softening)
+
+    def external_energy(system: System) -> Tensor:
+        if field is None:
+            return torch.zeros_like(system.time)
+        return _field_energy(field, system.mass, system.position, system.time)
+
+    def potential_energy(system: System) -> Tensor:
+        own = mutual_potential_energy(system.mass, system.position, G=G, softening=softening)
+        return own if field is None else own + external_energy(system)
+
+    def energy(system: System) -> Tensor:
+        return kinetic_energy(system) + potential_energy(system) - system.work
+
+    def power(mass: Tensor, position: Tensor, time: Tensor) -> Tensor:
+        if field is None or field.static:
+            return torch.zeros_like(time)
+        return jvp(lambda t: _field_energy(field, mass, position, t), (time,), (torch.ones_like(time),))[1]
+
+    return Gravity(acceleration, derivatives, potential_energy, external_energy, energy, power, G, softening)
+
+
+def mutual_acceleration(mass: Tensor, position: Tensor, *, G: float, softening: float) -> Tensor:
+    """Accelerations that the bodies give each other.
+
+    Args:
+        mass: (N,).
+        position: (N, D), no two bodies at one place unless softened.
+        G: gravitational constant.
+        softening: length s.
+
+    Returns:
+        (N, D), length / time².
+    """
+    separation = position[None, :, :] - position[:, None, :]  # (N, N, D), from i to j
+    weight = G * mass * _inverse_distance(separation, softening) ** 3  # (N, N)
+    return (weight[:, :, None] * separation).sum(1)
+
+
+def system_derivatives(system: System, field: Field | None = None, *, G: float, softening: float) -> Derivatives:
+    """Acceleration, jerk and snap in closed form. With α = d·v/R² and β = (v² + d·a)/R² + α² for each pair,
+
+        jerk = G mⱼ v/R³ − 3α A,   snap = G mⱼ a/R³ − 6α J − 3β A,   R² = d² + s²,
+
+    and those of an external field by forward mode along each body's path.
+
+    Args:
+        system: one system.
+        field: an external field, or None.
+        G: gravitational constant.
+        softening: length s.
+
+    Returns:
+        `Derivatives`, three (N, D).
+
+    Source: Nitadori & Makino 2008, New Astronomy 13, 498, equations 3 to 6.
+    """
+    d, v = (x[None, :, :] - x[:, None, :] for x in (system.position, system.velocity))
+    inverse = _inverse_distance(d, softening)[:, :, None]
+    weight = G * system.mass[None, :, None] * inverse**3
+    pair_a = weight * d
+    acceleration = pair_a.sum(1)
+    if field is not None:
+        acceleration = acceleration + vmap(field.acceleration, in_dims=(0, None))(system.position, system.time)
+    a = acceleration[None, :, :] - acceleration[:, None, :]
+    alpha = (d * v).sum(-1, keepdim=True) * inverse**2
+    beta = (v * v + d * a).sum(-1, keepdim=True) * inverse**2 + alpha**2
+    pair_j = weight * v - 3 * alpha * pair_a
+    pair_s = weight * a - 6 * alpha * pair_j - 3 * beta * pair_a
+    jerk, snap = pair_j.sum(1), pair_s.sum(1)
+    if field is not None:
+        external_jerk, external_snap = _field_derivatives(field, system, acceleration)
+        jerk, snap = jerk + external_jerk, snap + external_snap
+    return Derivatives(acceleration, jerk, snap)
+
+
+def mutual_potential_energy(mass: Tensor, position: Tensor, *, G: float, softening: float) -> Tensor:
+    """Potential energy of the bodies in each other's field, −G Σ_{i<j} mᵢ mⱼ / (r² + s²)^{1/2}.
+
+    Args:
+        mass: (N,).
+        position: (N, D).
+        G: gravitational constant.
+        softening: length s.
+
+    Returns:
+        (), mass · length² / time².
+    """
+    first, second = pair_indices(mass.shape[0], mass.device)
+    distance = pair_distance(position, softening)
+    return -G * (mass[first] * mass[second] / distance).sum()
+
+
+def kinetic_energy(system: System) -> Tensor:
+    """Kinetic energy ½ Σ mᵢ |vᵢ|², shape ()."""
+    return 0.5 * (system.mass * system.velocity.pow(2).sum(-1)).sum()
+
+
+def pair_indices(bodies: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Indices of the N(N−1)/2 pairs i < j, two (P,)."""
+    first, second = torch.triu_indices(bodies, bodies, 1, device=device)
+    return first, second
+
+
+def pair_difference(x: Tensor) -> Tensor:
+    """xⱼ − xᵢ of the pairs i < j: (N, D) -> (P, D). Without self-pairs there is nothing to mask."""
+    first, second = pair_indices(x.shape[0], x.device)
+    return x.index_select(0, second) - x.index_select(0, first)
+
+
+def pair_distance(position: Tensor, softening: float) -> Tensor:
+    """(|xⱼ − xᵢ|² + s²)^{1/2} of the pairs i < j: (N, D) -> (P,)."""
+    return (pair_difference(position).pow(2).sum(-1) + softening**2).sqrt()
+
+
+def _inverse_distance(separation: Tensor, softening: float) -> Tensor:
+    """(d² + s²)^{-1/2} of (N, N, D), and a finite number that multiplies d = 0 on the diagonal.
+
+    The diagonal is masked before the root, or its gradient would be NaN.
+    """
+    diagonal = torch.eye(separation.shape[0], dtype=separation.dtype, device=separation.device)
+    return (separation.pow(2).sum(-1) + diagonal + softening**2).rsqrt()
+
+
+def _field_energy(field: Field, mass: Tensor, position: Tensor, time: Tensor) -> Tensor:
+    return (mass * vmap(field.potential, in_dims=(0, None))(position, time)).sum()
+
+
+def _field_derivatives(field: Field, system: System, acceleration: Tensor) -> tuple[Tensor, Tensor]:
+    """Jerk and snap that an external field gives each body on its path, by forward mode."""
+    unit = torch.ones_like(system.time)
+
+    def jerk(x: Tensor, v: Tensor, t: Tensor) -> Tensor:
+        along = vmap(field.acceleration, in_dims=(0, None))
+        return jvp(along, (x, t), (v, unit))[1]
+
+    start = (system.position, system.velocity, system.time)
+    return jvp(jerk, start, (system.velocity, acceleration, unit))

@@ -1,0 +1,1 @@
+"""Floor 2. Where physics and learning meet, in the time step of one system."""

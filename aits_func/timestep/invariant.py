@@ -1,0 +1,143 @@
+"""The invariant features of ONE system: dimensionless numbers that carry over to any scale and N.
+
+Unchanged by translation, rotation, boost, permutation of the bodies, time reversal, and a change
+of units (x → λx, m → μm, t → (λ³/(Gμ))^{1/2} t); finite with their derivatives for bodies at rest,
+massless pairs and collinear symmetric states. So a policy dt = τ(x) · f(features), τ a time scale
+of the system, scales with the system exactly.
+"""
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+from ..base.types import System
+from ..physics.gravity import Derivatives, Gravity, kinetic_energy, pair_difference, pair_indices
+from ..physics.invariants import to_centre_of_mass
+
+_PAIR_NAMES = ("fly-by", "radial", "mass fraction", "mass balance", "softening", "tide")
+INVARIANT_NAMES = (
+    *(f"{name}, tightest pairs" for name in _PAIR_NAMES),
+    *(f"{name}, other pairs" for name in _PAIR_NAMES),
+    "hierarchy 2",
+    "hierarchy 4",
+    "virial",
+    "jerk",
+    "depth",
+    "change of force",
+    "change of kinetic energy",
+    "curvature",
+)
+# Energies are compared on a logarithmic scale that ends 1e-9 below the tightest pair's (amplitude; the
+# square is what is added), so that the features stay bounded where the total energy passes 0.
+_FLOOR = 1e-18
+
+
+def build_invariant(gravity: Gravity) -> Callable[[System], Tensor]:
+    """The invariant features as a function of one system.
+
+    Pairs i < j have the free-fall rate ω_ij = (G m_ij/R³)^{1/2} with m_ij = mᵢ + mⱼ and
+    R² = r² + s², and the weight q_ij = ω_ij²/Σω², which sums to 1: the share of the pair in the
+    2-norm of rates, 1/τ = (Σω²)^{1/2}. Of every pair:
+
+        fly-by  v²R/(v²R + G m_ij)              radial        (v·r)²/(v²R² + G m_ij R)
+        mass fraction  m_ij/Σm                  mass balance  4 mᵢmⱼ/m_ij²
+        softening  s/(s + R)                    tide          δ²/(δ² + (G m_ij/R²)²)
+
+    with δ the relative acceleration that the rest of the system gives the pair. Each is averaged with
+    q_ij (the tightest pairs) and with q_ij(1 − q_ij) (the others, if any). Of the system:
+
+        hierarchy  1 − Σq², 1 − Σq⁴             virial   K/(K + |W|)
+        jerk  j²/(j² + a s)                     depth    ln(S/|E|), S² = Σ (G mᵢmⱼ/R)²
+
+    (a, j, s: mass-weighted norms of acceleration, jerk and snap), and the terms of which the energy error
+    of one leapfrog step is made (from its modified Hamiltonian: dt³ times a sum of Σ m a·j and
+    Σ m v·s): change of force ln(τ³|Σ m a·j|/|E|), change of kinetic energy ln(τ³|Σ m v·s|/|E|), and
+    curvature ln(τ² s/a). The logarithms are soft at both ends and divided by 10.
+
+    Args:
+        gravity: accelerations and derivatives, G and softening.
+
+    Returns:
+        A function of one `System` -> (20,), dimensionless.
+
+    Source: the pair terms and q-weights are this project's; the energy error of the leapfrog from its
+        modified Hamiltonian after Yoshida 1993, Celestial Mechanics 56, 27.
+    """
+
+    def features(system: System) -> Tensor:
+        system = to_centre_of_mass(system)
+        derivatives = gravity.derivatives(system)
+        terms, rate_squared, pair_energy = _pair_terms(gravity, system, derivatives.acceleration)
+        total_rate = rate_squared.sum()
+        share = rate_squared / total_rate  # > 0, as at least one body has mass
+        weights = torch.stack([share, share * (1 - share)], -1)
+        hierarchy = torch.stack([1 - share.pow(2).sum(), 1 - share.pow(4).sum()])
+        whole = _whole_terms(gravity, system, derivatives, total_rate, pair_energy)
+        return torch.cat([(terms @ weights).T.reshape(-1), hierarchy, whole])
+
+    return features
+
+
+def _pair_terms(gravity: Gravity, system: System, acceleration: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """The six pair terms (6, P), squared free-fall rates (P,), and energies G mᵢmⱼ/R (P,) of the pairs.
+
+    A pair without mass has rate 0 and so no weight; its terms only have to be finite, with their
+    derivatives, and are computed as if it had mass 1.
+    """
+    first, second = pair_indices(system.mass.shape[0], system.mass.device)
+    mass_1, mass_2 = system.mass.index_select(0, first), system.mass.index_select(0, second)
+    r, v, a = pair_difference(torch.cat([system.position, system.velocity, acceleration], 1)).chunk(3, 1)
+    distance = (r.pow(2).sum(-1) + gravity.softening**2).sqrt()
+    pair_mass = mass_1 + mass_2
+    rate_squared = gravity.G * pair_mass / distance**3
+    some_mass = torch.where(pair_mass > 0, pair_mass, torch.ones_like(pair_mass))
+    attraction = gravity.G * some_mass / distance  # (length / time)², as v² is
+    speed_squared = v.pow(2).sum(-1)
+    rest = (a + rate_squared[:, None] * r).pow(2).sum(-1)
+    terms = torch.stack(
+        [
+            speed_squared / (speed_squared + attraction),
+            (v * r).sum(-1).pow(2) / (distance**2 * (speed_squared + attraction)),
+            pair_mass / system.mass.sum(),
+            4 * mass_1 * mass_2 / some_mass**2,
+            gravity.softening / (gravity.softening + distance),
+            rest / (rest + (attraction / distance).pow(2)),
+        ]
+    )
+    return terms, rate_squared, gravity.G * mass_1 * mass_2 / distance
+
+
+def _whole_terms(
+    gravity: Gravity, system: System, derivatives: Derivatives, rate_squared: Tensor, pair_energy: Tensor
+) -> Tensor:
+    """The six terms of the system as a whole, (6,)."""
+    kinetic = kinetic_energy(system)
+    potential = gravity.external_energy(system) - pair_energy.sum()
+    depth, energy = pair_energy.pow(2).sum(), (kinetic + potential - system.work).pow(2)
+    a, j, s = derivatives
+    products = torch.stack([a * a, j * j, s * s, a * j, system.velocity * s])
+    a_a, j_j, s_s, a_j, v_s = (system.mass[:, None] * products).sum((1, 2)).unbind()
+    power = rate_squared**3  # turns (Σ m a·j)² into an energy squared
+    force = a_a * rate_squared**2  # turns Σ m s² into Σ m a²
+    bounded = torch.stack([kinetic / (kinetic + potential.abs()), _jerk_share(j_j, a_a * s_s)])
+    numerators = torch.stack([depth, a_j**2, v_s**2, s_s])
+    denominators = torch.stack([energy, energy * power, energy * power, force])
+    return torch.cat([bounded, _soft_log(numerators, denominators, torch.stack([depth, depth * power, depth * power, force]))])
+
+
+def _jerk_share(jerk_squared: Tensor, product_squared: Tensor) -> Tensor:
+    """j²/(j² + a s) from j² and a² s²; 0 where all are 0, masked before and after the root."""
+    positive = product_squared > 0
+    root = torch.where(positive, torch.where(positive, product_squared, torch.ones_like(product_squared)).sqrt(), 0.0)
+    some = jerk_squared + root > 0
+    return torch.where(some, jerk_squared / torch.where(some, jerk_squared + root, 1.0), 0.0)
+
+
+def _soft_log(x_squared: Tensor, y_squared: Tensor, unit_squared: Tensor) -> Tensor:
+    """ln(|x|/|y|)/10, both raised by the floor in the given unit, so that neither end is infinite; 0 if the unit is."""
+    floor = _FLOOR * unit_squared
+    positive = unit_squared > 0
+    top = torch.where(positive, x_squared + floor, 1.0)
+    bottom = torch.where(positive, y_squared + floor, 1.0)
+    return 0.05 * (top.log() - bottom.log())

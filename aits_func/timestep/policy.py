@@ -1,0 +1,142 @@
+"""Policies: what predicts the step of ONE system.
+
+A policy is a pair of pure functions on a parameter pytree. Anything of that shape fits; nothing
+downstream knows what a network is. The three that are shipped:
+
+    residual    dt = τ(x) · exp(c · tanh NN(features)): starts at a classical criterion τ, and never
+                leaves it by more than the factor e^c. The default.
+    mlp         dt = softplus(NN(features)) + 1e-12: the source system's.
+    criterion   dt = τ(x): the loop tunes the criterion's constants.
+"""
+
+import math
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..base.check import require
+from ..base.rng import fold_in
+from ..base.tree import map_leaves
+from ..base.types import Params, System, Window
+from ..learning.network import build_mlp
+from ..physics.criteria import Criterion
+from .features import Features
+
+
+class Policy(NamedTuple):
+    """A step policy: ``init(seed) -> params`` and ``apply(params, system, window) -> dt``.
+
+    Shapes: one `System` and its `Window` in, dt () out, > 0, in units of time. ``init`` returns
+    float64 on the CPU; cast the tree to change that.
+    """
+
+    init: Callable[[int], Params]
+    apply: Callable[[Params, System, Window], Tensor]
+
+
+def build_residual_policy(
+    features: Features,
+    criterion: Criterion,
+    *,
+    hidden: Sequence[int] = (64, 64),
+    activation: str = "tanh",
+    bound: float = 4.0,
+    fourier_features: int = 0,
+) -> Policy:
+    """A learned correction to a classical criterion, dt = τ(x) · exp(c · tanh NN(features)), c = ln bound.
+
+    The last layer starts at zero, so training begins at the criterion. Its constants are trained
+    along with the network.
+
+    Args:
+        features: what the network sees.
+        criterion: τ and its parameters.
+        hidden: sizes of the hidden layers.
+        activation: see `build_mlp`.
+        bound: e^c > 1, the largest factor between the policy and its criterion.
+        fourier_features: see `build_mlp`.
+
+    Returns:
+        A `Policy`; params = {"criterion": ..., "network": ...}.
+
+    Raises:
+        ValueError: if bound is not > 1, or an argument of the network is out of range.
+    """
+    require(1 < bound < math.inf, f"build_residual_policy: bound must be > 1 (a factor, e.g. 4), got {bound}")
+    network = build_mlp(
+        features.size, hidden, activation=activation, zero_last=True, fourier_features=fourier_features
+    )
+    exponent = math.log(bound)
+
+    def init(seed: int) -> Params:
+        return {"criterion": criterion.init(), "network": network.init(fold_in(seed, "network"))}
+
+    def apply(params: Params, system: System, window: Window) -> Tensor:
+        correction = network.apply(params["network"], features.apply(system, window))[0]
+        return criterion.timescale(params["criterion"], system) * (exponent * correction.tanh()).exp()
+
+    return Policy(init, apply)
+
+
+def build_mlp_policy(
+    features: Features,
+    *,
+    timescale: Criterion | None = None,
+    hidden: Sequence[int] = (64, 64),
+    activation: str = "tanh",
+    fourier_features: int = 0,
+) -> Policy:
+    """A network alone, dt = softplus(NN(features)) + 1e-12, as in the source system.
+
+    With dimensionless features that number is multiplied by the system's own time scale, or the
+    policy could not scale with the system.
+
+    Args:
+        features: what the network sees.
+        timescale: the time scale τ(x); needed by dimensionless features, not used by others. Its
+            parameters stay at their start values.
+        hidden: sizes of the hidden layers.
+        activation: see `build_mlp`.
+        fourier_features: see `build_mlp`.
+
+    Returns:
+        A `Policy`; params = {"network": ...}.
+
+    Raises:
+        ValueError: if the features are dimensionless and there is no timescale.
+    """
+    require(
+        timescale is not None or not features.dimensionless,
+        "build_mlp_policy: dimensionless features need a timescale to give dt a unit; pass a criterion",
+    )
+    network = build_mlp(features.size, hidden, activation=activation, fourier_features=fourier_features)
+    constants = () if timescale is None else timescale.init()
+
+    def init(seed: int) -> Params:
+        return {"network": network.init(fold_in(seed, "network"))}
+
+    def apply(params: Params, system: System, window: Window) -> Tensor:
+        output = network.apply(params["network"], features.apply(system, window))[0]
+        dt = torch.nn.functional.softplus(output) + 1e-12
+        if timescale is None or not features.dimensionless:
+            return dt
+        return dt * timescale.timescale(map_leaves(lambda leaf: leaf.to(system.time), constants), system)
+
+    return Policy(init, apply)
+
+
+def build_criterion_policy(criterion: Criterion) -> Policy:
+    """A classical criterion as a policy: the training loop then tunes its constants.
+
+    Args:
+        criterion: τ and its parameters.
+
+    Returns:
+        A `Policy`; params are the criterion's.
+    """
+    return Policy(
+        lambda seed: criterion.init(),
+        lambda params, system, window: criterion.timescale(params, system),
+    )

@@ -1,0 +1,190 @@
+"""Clipping, chaining and skipping: against torch, and against their own promises."""
+
+import math
+
+import pytest
+import torch
+from torch.func import grad, vmap
+
+from aits_func.base import tree
+from aits_func.learning.optimizers import adam, sgd
+from aits_func.learning.transformations import apply_updates, chain, clip_by_global_norm, safe_root, skip_nonfinite
+
+
+def make_grads(scale):
+    make = torch.Generator().manual_seed(3)
+
+    def draw(*shape):
+        return scale * torch.randn(shape, generator=make, dtype=torch.float64)
+
+    return {"layers": ((draw(3, 2), draw(3)), (draw(1, 3), draw(1))), "scale": draw()}
+
+
+def assert_same(actual, expected):
+    """Bit for bit, dtype included."""
+    named, others = tree.named_leaves(actual), tree.named_leaves(expected)
+    assert named.keys() == others.keys()
+    for name, leaf in named.items():
+        assert leaf.dtype == others[name].dtype, name
+        assert torch.equal(leaf, others[name]), name
+
+
+def clipped(grads, max_norm):
+    updates, state = clip_by_global_norm(max_norm).update(grads, (), grads)
+    assert state == ()
+    return updates
+
+
+@pytest.mark.parametrize("scale", [1e-8, 0.1, 1.0, 1e3, 1e100])
+@pytest.mark.parametrize("max_norm", [1e-3, 1.0])
+def test_clipping_is_clip_grad_norm_of_torch(scale, max_norm):
+    grads = make_grads(scale)
+    leaves = [torch.zeros_like(leaf).requires_grad_() for leaf in tree.leaves(grads)]
+    for leaf, gradient in zip(leaves, tree.leaves(grads), strict=True):
+        leaf.grad = gradient.clone()
+    torch.nn.utils.clip_grad_norm_(leaves, max_norm)
+    for ours, theirs in zip(tree.leaves(clipped(grads, max_norm)), leaves, strict=True):
+        # the squares are summed in another order: some roundings in a sum of 14
+        torch.testing.assert_close(ours, theirs.grad, rtol=1e-14, atol=0)
+
+
+def test_a_gradient_shorter_than_the_bound_passes_bit_for_bit():
+    grads = make_grads(0.01)
+    assert_same(clipped(grads, 1.0), grads)
+
+
+def test_clipping_vmaps_to_a_norm_per_lane():
+    lanes = [make_grads(scale) for scale in (0.01, 1.0, 100.0)]
+    together = vmap(lambda grads: clipped(grads, 1.0))(tree.stack(lanes))
+    for lane, grads in enumerate(lanes):
+        # a batched sum may add in another order
+        torch.testing.assert_close(tree.take(together, lane), clipped(grads, 1.0), rtol=1e-14, atol=0)
+
+
+def test_clipping_has_a_finite_derivative_where_the_gradient_is_zero():
+    zero = torch.zeros(3, dtype=torch.float64)
+    first = grad(lambda g: clipped(g, 1.0).sum())
+    assert torch.equal(first(zero), torch.ones_like(zero))  # below the bound it is the identity
+    assert grad(lambda g: first(g).sum())(zero).isfinite().all()
+
+
+def test_the_gradient_flows_to_a_tensor_bound():
+    grads = make_grads(100.0)
+    norm = tree.global_norm(grads)
+    slope = grad(lambda bound: tree.global_norm(clipped(grads, bound)))(torch.tensor(2.0, dtype=torch.float64))
+    # d(c ‖g‖ / (‖g‖ + 1e-6)) / dc, through a root and its inverse: some roundings
+    torch.testing.assert_close(slope, norm / (norm + 1e-6), rtol=1e-14, atol=0)
+
+
+def test_the_safe_root_is_the_root_with_derivative_zero_at_zero():
+    x = torch.tensor([0.0, 4.0, 1e-300], dtype=torch.float64)
+    assert torch.equal(safe_root(x), x.sqrt())
+    slope = vmap(grad(safe_root))(x)
+    assert slope[0] == 0
+    torch.testing.assert_close(slope[1:], 0.5 / x[1:].sqrt(), rtol=1e-15, atol=0)  # two roundings
+    assert vmap(grad(grad(safe_root)))(x)[0] == 0
+
+
+def test_a_chain_passes_the_updates_of_each_to_the_next():
+    grads, params = make_grads(100.0), make_grads(1.0)
+    inner = sgd(0.1, momentum=0.9)
+    whole = chain(clip_by_global_norm(1.0), inner)
+    updates, state = whole.update(grads, whole.init(params), params)
+    expected, expected_state = inner.update(clipped(grads, 1.0), inner.init(params), params)
+    assert_same(updates, expected)
+    assert_same(state, ((), expected_state))
+
+
+def test_an_empty_chain_is_the_identity():
+    grads = make_grads(1.0)
+    updates, state = chain().update(grads, chain().init(grads), grads)
+    assert state == ()
+    assert_same(updates, grads)
+
+
+def spoil(grads, value):
+    """The same gradient with one element of one leaf gone."""
+    (first, second), scale = grads["layers"], grads["scale"]
+    weight = first[0].clone()
+    weight[1, 1] = value
+    return {"layers": ((weight, first[1]), second), "scale": scale}
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf, -math.inf, 1e200], ids=str)
+@pytest.mark.parametrize("inner", [sgd(0.1, momentum=0.9), chain(clip_by_global_norm(1.0), adam(0.1))])
+def test_a_bad_gradient_leaves_everything_and_the_run_goes_on_as_if_it_had_not_been(value, inner):
+    optimizer = skip_nonfinite(inner)
+    params = make_grads(1.0)
+    first, second = make_grads(0.3), make_grads(-0.2)
+
+    updates, state = optimizer.update(first, optimizer.init(params), params)
+    params = apply_updates(params, updates)
+    updates, after = optimizer.update(spoil(first, value), state, params)
+    assert all(not leaf.any() for leaf in tree.leaves(updates))
+    assert_same(apply_updates(params, updates), params)
+    assert_same(after.inner, state.inner)
+    assert (state.skipped.item(), after.skipped.item()) == (0, 1)
+
+    never, never_state = optimizer.update(second, state, params)
+    updates, after = optimizer.update(second, after, params)
+    assert_same(updates, never)
+    assert_same(after.inner, never_state.inner)
+    assert (never_state.skipped.item(), after.skipped.item()) == (0, 1)
+
+
+def test_a_good_gradient_passes_as_if_there_were_no_guard():
+    grads, params, inner = make_grads(0.3), make_grads(1.0), adam(0.1)
+    updates, state = skip_nonfinite(inner).update(grads, skip_nonfinite(inner).init(params), params)
+    expected, expected_state = inner.update(grads, inner.init(params), params)
+    assert_same(updates, expected)
+    assert_same(state.inner, expected_state)
+
+
+def test_a_zero_gradient_is_not_skipped():
+    params = make_grads(1.0)
+    optimizer = skip_nonfinite(adam(0.1))
+    _, state = optimizer.update(tree.map_leaves(torch.zeros_like, params), optimizer.init(params), params)
+    assert (state.skipped.item(), state.inner.updates_made.item()) == (0, 1)
+
+
+def test_only_the_lane_with_the_bad_gradient_is_skipped():
+    optimizer = skip_nonfinite(adam(0.1))
+    good, params = make_grads(0.3), make_grads(1.0)
+    batch = tree.expand(params, 2)
+    updates, state = vmap(optimizer.update)(
+        tree.stack([good, spoil(good, math.nan)]), vmap(optimizer.init)(batch), batch
+    )
+    assert state.skipped.tolist() == [0, 1]
+    assert state.inner.updates_made.tolist() == [1, 0]
+    assert all(bool(leaf[0].all()) and not leaf[1].any() for leaf in tree.leaves(updates))
+
+
+def test_no_nan_of_a_skipped_gradient_reaches_a_derivative_through_the_update():
+    params = torch.tensor([1.0, 2.0], dtype=torch.float64)
+    good, bad = torch.tensor([0.5, 0.25], dtype=torch.float64), torch.tensor([math.nan, math.inf], dtype=torch.float64)
+
+    def loss(rate, *gradients):
+        optimizer = skip_nonfinite(adam(rate))
+        now, state = params, optimizer.init(params)
+        for gradient in gradients:
+            updates, state = optimizer.update(gradient + now, state, now)
+            now = apply_updates(now, updates)
+        return now.pow(2).sum()
+
+    rate = torch.tensor(0.1, dtype=torch.float64)
+    slope = grad(loss)(rate, good, bad, good)
+    assert slope.isfinite()
+    # bit for bit that of a run without it, since only zeros are added
+    assert torch.equal(slope, grad(loss)(rate, good, good))
+
+
+def test_updates_keep_the_dtype_of_the_parameters():
+    params = {"a": torch.ones(2), "b": torch.ones(())}
+    new = apply_updates(params, {"a": torch.ones(2), "b": torch.ones((), dtype=torch.float64)})
+    assert [leaf.dtype for leaf in tree.leaves(new)] == [torch.float32] * 2
+
+
+@pytest.mark.parametrize("value", [0.0, -1.0, math.nan, math.inf])
+def test_a_bound_that_is_no_bound_is_refused(value):
+    with pytest.raises(ValueError, match=r"clip_by_global_norm: max_norm must be (> 0|finite) \(e.g. 1.0\), got "):
+        clip_by_global_norm(value)
