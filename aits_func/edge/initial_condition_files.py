@@ -190,7 +190,7 @@ def _rows_of_array(where: str, data: bytes) -> list[list[float]]:
     try:
         array = numpy.load(buffer := io.BytesIO(data), allow_pickle=False)
     except Exception as error:  # a damaged header makes numpy raise nearly anything, from EOFError to TokenError
-        _fail(f"{where}: is damaged, truncated or holds objects ({_short(error)}); write numbers with numpy.save")
+        _fail(f"{where}: is damaged, cut off or holds objects ({_short(error)}); save an array of numbers again")
     require(
         array.dtype.kind in "fiu", f"{where}: must hold numbers, got dtype {array.dtype}; convert with astype(float)"
     )
@@ -299,7 +299,10 @@ def _system(where: str, mass: Any, position: Any, velocity: Any, dtype: torch.dt
 
 
 def _check_bodies(where: str, bodies: int) -> None:
-    require(2 <= bodies <= MAX_BODIES, f"{where}: 2 to {MAX_BODIES} bodies are needed, got N = {bodies}; see its rows")
+    require(
+        2 <= bodies <= MAX_BODIES,
+        f"{where}: 2 to {MAX_BODIES} bodies are needed, got N = {bodies}; add or leave out rows",
+    )
 
 
 def _kind(value: Any) -> str:

@@ -67,7 +67,7 @@ def simulate(
     policy: Policy,
     gravity: Gravity,
     integrator: Integrator,
-    t_end: float,
+    t_end: float | Tensor,
     history_len: int = 0,
     n_steps: int = 1,
     max_steps: int = 1_000_000,
@@ -87,7 +87,7 @@ def simulate(
         policy: predicts dt.
         gravity: weighs the energies.
         integrator: advances the systems.
-        t_end: the time to end at, later than every start.
+        t_end: the time to end at, one for all or (B,), later than every start.
         history_len: H, as the policy's features want it.
         n_steps: integrator steps per predicted dt, ≥ 1.
         max_steps: predicted steps after which a system ends with status "step limit", ≥ 1.
@@ -102,35 +102,41 @@ def simulate(
     Raises:
         ValueError: if t_end is not finite and later than every start, or a count is < 1.
     """
-    _check_arguments(systems, t_end, n_steps, max_steps)
+    end = _check_arguments(systems, t_end, n_steps, max_steps)
     energy = vmap(gravity.energy)(systems)
     scale = energy.abs() if energy_scale == "total" else _kinetic_scale(gravity, systems)
     runs = vmap(lambda system, energy: _begin(system, energy, integrator, history_len))(systems, energy)
 
-    def advance(run: _Run, energy: Tensor, scale: Tensor) -> tuple[_Run, Tensor]:
+    def advance(run: _Run, energy: Tensor, scale: Tensor, end: Tensor) -> tuple[_Run, Tensor]:
         return _advance(
-            params, run, energy, scale, policy, gravity, integrator, n_steps, t_end, max_steps, energy_threshold
+            params, run, energy, scale, end, policy, gravity, integrator, n_steps, max_steps, energy_threshold
         )
 
     advance_batch = vmap(advance)
     frames = [_frame(runs, torch.zeros_like(energy))]
     for count in range(1, max_steps + 1):
-        runs, dt = advance_batch(runs, energy, scale)
+        runs, dt = advance_batch(runs, energy, scale, end)
         if record_every and count % record_every == 0:
             frames.append(_frame(runs, dt))
         if count % _SYNC_EVERY == 0 and not bool((runs.status == RUNNING).any()):
             break
     frames.append(_frame(runs, dt))
-    return runs.sample.system, _report(systems, runs, integrator, n_steps, t_end, frames)
+    return runs.sample.system, _report(systems, runs, integrator, n_steps, frames)
 
 
-def _check_arguments(systems: System, t_end: float, n_steps: int, max_steps: int) -> None:
+def _check_arguments(systems: System, t_end: float | Tensor, n_steps: int, max_steps: int) -> Tensor:
+    """The end times, (B,)."""
     require(n_steps >= 1, f"simulate: n_steps must be >= 1, got {n_steps}")
     require(max_steps >= 1, f"simulate: max_steps must be >= 1, got {max_steps}")
-    latest = float(systems.time.max())
-    require(
-        latest < t_end < math.inf, f"simulate: t_end must be finite and later than the start at {latest}, got {t_end}"
-    )
+    end = torch.as_tensor(t_end).to(systems.time).expand_as(systems.time)
+    late = (end > systems.time) & (end < math.inf)
+    if not bool(late.all()):
+        number = int((~late).nonzero()[0])
+        raise ValueError(
+            f"simulate: t_end must be finite and later than the start, got {float(end[number])} for system {number}, "
+            f"which starts at {float(systems.time[number])}"
+        )
+    return end
 
 
 def _kinetic_scale(gravity: Gravity, systems: System) -> Tensor:
@@ -148,11 +154,11 @@ def _advance(
     run: _Run,
     energy: Tensor,
     scale: Tensor,
+    t_end: Tensor,
     policy: Policy,
     gravity: Gravity,
     integrator: Integrator,
     n_steps: int,
-    t_end: float,
     max_steps: int,
     energy_threshold: float,
 ) -> tuple[_Run, Tensor]:
@@ -164,7 +170,7 @@ def _advance(
     after, carry = system, run.carry
     for _ in range(n_steps):
         after, carry = integrator.step(after, carry, dt)
-    after = after._replace(time=torch.where(last, torch.full_like(after.time, t_end), after.time))
+    after = after._replace(time=torch.where(last, t_end, after.time))
     energy_after = gravity.energy(after)
     error_after = (energy_after - energy).abs() / scale
     step_error = (energy_after - run.energy).abs() / scale
@@ -198,7 +204,7 @@ def _frame(runs: _Run, dt: Tensor) -> Recording:
 
 
 def _report(
-    start: System, runs: _Run, integrator: Integrator, n_steps: int, t_end: float, frames: list[Recording]
+    start: System, runs: _Run, integrator: Integrator, n_steps: int, frames: list[Recording]
 ) -> SimulationInfo:
     end = runs.sample.system
     elapsed = end.time - start.time

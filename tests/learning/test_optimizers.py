@@ -16,8 +16,8 @@ from aits_func.learning.schedules import cosine_decay, exponential_decay
 STEPS = 50
 # One update differs from torch's by roundings (1e-16). With a momentum that averages they hardly
 # grow in 50 steps; measured: at most 3e-14. (With b1 = 0 or b2 = 0 Adam's steps hardly shrink with
-# the gradient, it bounces around the minimum, and 1e-16 becomes 1e-1: those are compared on given
-# gradients, in property_tests/test_optimizer_laws.py.)
+# the gradient, it bounces around the minimum, and 1e-16 becomes 1e-1: those are compared on
+# gradients that are given.)
 AGREEMENT = {"rtol": 1e-12, "atol": 1e-12}
 
 
@@ -112,6 +112,21 @@ def test_fifty_steps_of_sgd_are_those_of_torch(options):
 def test_fifty_steps_of_adam_and_adamw_are_those_of_torch(ours, theirs, options, b1, b2, eps):
     expected = run_torch(lambda leaves: theirs(leaves, lr=0.03, betas=(b1, b2), eps=eps, **options), make_params())
     assert_close(run(ours(0.03, b1=b1, b2=b2, eps=eps, **options), make_params()), expected, **AGREEMENT)
+
+
+@pytest.mark.parametrize(("ours", "theirs"), [(adam, torch.optim.Adam), (adamw, torch.optim.AdamW)])
+@pytest.mark.parametrize(("b1", "b2"), [(0.0, 0.0), (0.0, 0.9), (0.5, 0.0)])
+def test_adam_without_memory_is_that_of_torch_on_given_gradients(ours, theirs, b1, b2):
+    given = [make_params(seed) for seed in range(1, 9)]
+    gradients = iter(given)
+    params = run(ours(0.03, b1=b1, b2=b2), make_params(), 8, lambda params: next(gradients))
+    leaves = [leaf.clone() for leaf in tree.leaves(make_params())]
+    optimizer = theirs(leaves, lr=0.03, betas=(b1, b2))
+    for gradient in given:
+        for leaf, value in zip(leaves, tree.leaves(gradient), strict=True):
+            leaf.grad = value.clone()
+        optimizer.step()
+    assert_close(params, tree.replace_leaves(params, leaves), **AGREEMENT)
 
 
 @pytest.mark.parametrize(

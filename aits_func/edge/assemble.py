@@ -1,0 +1,176 @@
+"""From a configuration to the functions that it describes."""
+
+from dataclasses import replace
+from typing import NamedTuple
+
+import torch
+from torch.func import vmap
+
+from ..base.tree import cast, take
+from ..base.types import Params, System
+from ..learning.optimizers import build_optimizer
+from ..learning.transformations import GradientTransformation
+from ..loops.objective import Learner, build_learner
+from ..physics.criteria import Criterion, build_criterion
+from ..physics.fields import Field, build_tidal_field, straight_path
+from ..physics.gravity import Gravity, build_gravity
+from ..physics.integrators import Integrator, build_integrator
+from ..timestep.features import Features, Scales, auto_scales, build_features, manual_scales
+from ..timestep.policy import Policy, build_criterion_policy, build_mlp_policy, build_residual_policy
+from ..timestep.step import build_step
+from .config import InputError, PhysicsConfig, TrainConfig
+
+
+class Physics(NamedTuple):
+    """Gravity, its integrator, and where and in what numbers they are computed."""
+
+    gravity: Gravity
+    integrator: Integrator
+    dtype: torch.dtype
+    device: torch.device
+
+
+class Training(NamedTuple):
+    """Everything that training needs, made from one configuration."""
+
+    physics: Physics
+    features: Features
+    policy: Policy
+    optimizer: GradientTransformation
+    learner: Learner
+
+
+def build_physics(config: PhysicsConfig, where: str) -> Physics:
+    """Gravity, integrator, dtype and device of a configuration; sets torch's number of threads.
+
+    Raises:
+        InputError: if the device is not there or the field is malformed.
+    """
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    gravity = build_gravity(G=config.G, softening=config.softening, field=_build_field(config, where))
+    integrator = build_integrator(config.integrator, gravity)
+    return Physics(gravity, integrator, getattr(torch, config.dtype), find_device(config.device, where))
+
+
+def find_device(name: str, where: str) -> torch.device:
+    """The device of that name; "auto" is a GPU where there is one.
+
+    Raises:
+        InputError: if there is no such device.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        device = torch.device(name)
+        torch.empty(0, device=device)
+    except (RuntimeError, AssertionError):
+        there = ["auto", "cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
+        raise InputError(f"{where}: device {name!r} is not there; choose from {', '.join(there)}") from None
+    return device
+
+
+def resolve_scales(config: TrainConfig, physics: Physics, first: System) -> TrainConfig:
+    """The configuration with scales "auto" replaced by the numbers they come to for this system.
+
+    A policy is thereby complete without the systems that it was trained on.
+    """
+    if config.normalize_inputs != "auto":
+        return config
+    scales = auto_scales(first, physics.gravity)
+    return replace(
+        config,
+        normalize_inputs="manual",
+        length_scale=scales.length,
+        speed_scale=scales.speed,
+        acceleration_scale=scales.acceleration,
+        time_scale=scales.time,
+    )
+
+
+def build_training(config: TrainConfig, physics: Physics) -> Training:
+    """Features, policy, optimizer and learner of a configuration whose scales are resolved."""
+    features, policy = build_policy(config, physics.gravity)
+    optimizer = build_optimizer(
+        config.optimizer,
+        config.learning_rate,
+        weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm or None,
+        momentum=config.momentum if config.optimizer == "sgd" else 0.0,
+    )
+    step = build_step(
+        policy,
+        physics.gravity,
+        physics.integrator,
+        n_steps=config.n_steps,
+        energy_threshold=config.energy_threshold,
+        energy_scale=config.energy_scale,
+    )
+    learner = build_learner(step, optimizer, E_lower=config.E_lower, E_upper=config.E_upper)
+    return Training(physics, features, policy, optimizer, learner)
+
+
+def build_policy(config: TrainConfig, gravity: Gravity) -> tuple[Features, Policy]:
+    """The features and the policy that a configuration describes."""
+    features = build_features(config.features, gravity, history_len=config.history_len, scales=_scales(config))
+    criterion = named_criterion(config, gravity)
+    network = {
+        "hidden": config.hidden,
+        "activation": config.activation,
+        "fourier_features": config.fourier_features,
+    }
+    if config.policy == "criterion":
+        return features, build_criterion_policy(criterion)
+    if config.policy == "mlp":
+        timescale = build_criterion("p_norm", gravity, eta=1.0, p=config.p)
+        return features, build_mlp_policy(features, timescale=timescale, **network)  # type: ignore[arg-type]
+    return features, build_residual_policy(features, criterion, bound=config.bound, **network)  # type: ignore[arg-type]
+
+
+def named_criterion(config: TrainConfig, gravity: Gravity) -> Criterion:
+    """The classical criterion that a configuration names, at its start values."""
+    return build_criterion(config.criterion, gravity, eta=config.eta, p=config.p, dt=config.dt)
+
+
+def init_params(policy: Policy, seed: int, physics: Physics) -> Params:
+    """The policy's first parameters, in the dtype and on the device of the run."""
+    return cast(policy.init(seed), dtype=physics.dtype, device=physics.device)
+
+
+def first_system(systems: System) -> System:
+    """The first system of a batch."""
+    return take(systems, 0)
+
+
+def mean_criterion_dt(criterion: Criterion, systems: System) -> float:
+    """What a criterion's own step would be, averaged over a batch of systems."""
+    constants = cast(criterion.init(), dtype=systems.mass.dtype, device=systems.mass.device)
+    return float(vmap(lambda system: criterion.timescale(constants, system))(systems).mean())
+
+
+def _scales(config: TrainConfig) -> Scales | None:
+    if config.normalize_inputs == "none":
+        return None
+    return manual_scales(
+        config.length_scale, config.speed_scale, config.acceleration_scale or None, config.time_scale or None
+    )
+
+
+def _build_field(config: PhysicsConfig, where: str) -> Field | None:
+    if not config.field:
+        return None
+    table = dict(config.field)
+    kind = table.pop("kind", "tidal")
+    if kind != "tidal":
+        raise InputError(f"{where}: field kind must be 'tidal', got {kind!r}")
+    unknown = set(table) - {"mass", "position", "velocity"}
+    if unknown or not {"mass", "position"} <= set(table):
+        raise InputError(
+            f"{where}: field takes mass and position, and velocity if it moves; got {sorted(config.field)}"
+        )
+    try:
+        moves = "velocity" in table
+        place = straight_path(table["position"], table["velocity"]) if moves else table["position"]
+        return build_tidal_field(table["mass"], place, G=config.G)
+    except (ValueError, TypeError) as error:
+        raise InputError(f"{where}: field: {error}") from None

@@ -1,0 +1,114 @@
+"""The command line: ``aits train|simulate|both|inspect``.
+
+Nothing heavy is imported until a command runs, so that ``aits --help`` answers at once. Flags are made
+from the fields of the configurations, with argparse: the standard library does all that is needed.
+"""
+
+import argparse
+import difflib
+import sys
+import typing
+from collections.abc import Sequence
+from dataclasses import fields
+from pathlib import Path
+from typing import Any, NoReturn
+
+from .config import (
+    InputError,
+    PhysicsConfig,
+    SimulateConfig,
+    TrainConfig,
+    default_of,
+)
+
+INTERRUPTED, BAD_INPUT, FAILED = 130, 2, 1
+_NOT_FLAGS = ("field", "preset")
+_EPILOG = "Every key of the TOML file is a flag too: --learning-rate 1e-3 overrides learning_rate. Files override defaults."
+
+
+class _Parser(argparse.ArgumentParser):
+    """argparse, with errors of one line that name the nearest flag."""
+
+    def error(self, message: str) -> NoReturn:
+        if message.startswith("unrecognized arguments: "):
+            word = message.split(": ", 1)[1].split()[0].split("=")[0]
+            close = difflib.get_close_matches(word, self._option_string_actions, n=1, cutoff=0.5)
+            message += f"; did you mean {close[0]}?" if close else f"; see {self.prog} --help"
+        print(f"{self.prog}: error: {message}", file=sys.stderr)
+        raise SystemExit(BAD_INPUT)
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run one command; returns the exit code: 0 only on success, 2 for bad input, 130 when interrupted."""
+    options = vars(_build_parser().parse_args(arguments))
+    command, debug = options.pop("command"), options.pop("debug")
+    from . import commands
+
+    try:
+        return int(getattr(commands, command)(options))
+    except KeyboardInterrupt:
+        place = commands.resumable(options)
+        print(f"aits {command}: interrupted{place}", file=sys.stderr)
+        return INTERRUPTED
+    except (InputError, ValueError) as error:
+        if debug:
+            raise
+        print(f"aits {command}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def _build_parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="aits", description="Learned time steps for N-body integrators.", epilog=_EPILOG)
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{train,simulate,both,inspect}")
+    shared = {item.name for item in fields(PhysicsConfig)}
+
+    train = _command(commands, "train", "train a policy from energy conservation alone")
+    train.add_argument("config", nargs="?", type=Path, help="TOML file with a section [train]")
+    train.add_argument("--new", type=Path, metavar="FILE", help="write a commented configuration to start from, and stop")
+    train.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in DIR")
+    _add_out(train)
+    _add_flags(train, TrainConfig, skip=())
+
+    simulate = _command(commands, "simulate", "simulate systems with a trained policy")
+    simulate.add_argument("config", nargs="?", type=Path, help="TOML file with a section [simulate]")
+    _add_out(simulate)
+    _add_flags(simulate, SimulateConfig, skip=())
+
+    both = _command(commands, "both", "train, then simulate with what was trained")
+    both.add_argument("config", type=Path, help="TOML file with the sections [train] and [simulate]")
+    _add_out(both)
+    _add_flags(both, TrainConfig, skip=("systems",))
+    _add_flags(both, SimulateConfig, skip=(*shared, "systems", "checkpoint"))
+
+    inspect = _command(commands, "inspect", "say what is in a run directory or checkpoint")
+    inspect.add_argument("path", type=Path, help="run directory or checkpoint file")
+    return parser
+
+
+def _command(commands: Any, name: str, text: str) -> argparse.ArgumentParser:
+    parser = commands.add_parser(name, help=text, description=f"{text[0].upper()}{text[1:]}.", epilog=_EPILOG)
+    parser.add_argument("--debug", action="store_true", help="show the traceback of an error")
+    return parser
+
+
+def _add_out(parser: argparse.ArgumentParser) -> None:
+    parser.add_argument("--out", type=Path, metavar="DIR", help="run directory (default: runs/ and the file's name)")
+
+
+def _add_flags(parser: argparse.ArgumentParser, kind: type[PhysicsConfig], skip: Sequence[str]) -> None:
+    """One flag per field; a flag that is not given leaves no trace, so that the file's value holds."""
+    hints = typing.get_type_hints(kind)
+    for item in fields(kind):
+        if item.name in (*_NOT_FLAGS, *skip):
+            continue
+        hint, default = hints[item.name], default_of(kind, item.name)
+        keywords: dict[str, Any] = {"dest": item.name, "default": argparse.SUPPRESS, "help": f"default: {default}"}
+        if hint is bool:
+            keywords["action"] = argparse.BooleanOptionalAction
+        elif typing.get_origin(hint) is tuple:
+            keywords |= {"nargs": "+", "type": int if item.name == "hidden" else str, "metavar": "X"}
+        else:
+            keywords |= {"type": hint, "metavar": hint.__name__.upper()}
+        if item.name == "systems":
+            keywords["help"] = "packaged orbits, or .npy, .txt, .json files"
+        parser.add_argument("--" + item.name.replace("_", "-"), **keywords)

@@ -1,0 +1,237 @@
+"""The four commands, each a function of its parsed options that returns the exit code."""
+
+import sys
+from dataclasses import fields
+from pathlib import Path
+from typing import Any
+
+from ..timestep.features import Features
+from . import run_directory as files
+from . import simulation_run as simulation
+from . import training_run as training
+from .assemble import build_physics, build_policy, init_params
+from .checkpoint import Metadata, load_checkpoint, read_metadata
+from .config import (
+    InputError,
+    PhysicsConfig,
+    SimulateConfig,
+    TrainConfig,
+    build_config,
+    config_from_dict,
+    config_to_dict,
+    read_toml,
+)
+from .pictures import draw_energy, draw_orbits, draw_steps
+from .starter import STARTER
+from .systems import SystemSet
+from .terminal import print_scores, print_table, training_progress
+
+
+def train(options: dict[str, Any]) -> int:
+    """``aits train``: exit code 0, or 1 if a step could not be learned."""
+    if options.get("new"):
+        return _write_starter(options["new"])
+    start, directory = _begin_training(options)
+    outcome = _train(start, directory)
+    files.write_summary(directory, {"train": outcome.summary})
+    return _report_training(outcome, directory)
+
+
+def simulate(options: dict[str, Any]) -> int:
+    """``aits simulate``: exit code 0, or 1 if a system did not finish."""
+    where, tables, flags = _sources(options)
+    draft = build_config(SimulateConfig, tables, flags, where=where)
+    if not draft.checkpoint:
+        raise InputError(f"{where}: simulate needs a policy; set checkpoint (or --checkpoint) to a run directory or file")
+    path = checkpoint_path(Path(draft.checkpoint))
+    trained = config_from_dict(TrainConfig, read_metadata(path).config, where=str(path))
+    config = build_config(SimulateConfig, tables, flags, where=where, base=_with_physics_of(trained))
+    directory = _new_directory(options)
+    files.write_config(directory, {"simulate": config_to_dict(config)})
+    summary, code = _simulate(config, trained, path, directory, where)
+    files.write_summary(directory, {"simulate": summary})
+    print(f"written to {directory}")
+    return code
+
+
+def both(options: dict[str, Any]) -> int:
+    """``aits both``: exit code 0 if training and simulation succeeded."""
+    where, tables, flags = _sources(options)
+    names = {kind: {item.name for item in fields(kind)} for kind in (TrainConfig, SimulateConfig)}
+    of_simulation = {key: value for key, value in flags.items() if key in names[SimulateConfig]}
+    config = build_config(TrainConfig, tables, {k: v for k, v in flags.items() if k in names[TrainConfig]}, where=where)
+    # Before an hour of training: is what comes after it in order?
+    plan = build_config(SimulateConfig, tables, of_simulation, where=where, base=_with_physics_of(config))
+    simulation.load_sets(plan, build_physics(plan, where), where)
+    start = training.prepare(config, where)
+    directory = _new_directory(options)
+    files.write_config(directory, {"train": config_to_dict(start.config), "simulate": config_to_dict(plan)})
+    outcome = _train(start, directory)
+    files.write_summary(directory, {"train": outcome.summary})
+    code = _report_training(outcome, directory)
+    if code:
+        return code
+    summary, code = _simulate(plan, outcome.config, directory / files.CHECKPOINT, directory, where)
+    files.write_summary(directory, {"train": outcome.summary, "simulate": summary})
+    print(f"written to {directory}")
+    return code
+
+
+def inspect(options: dict[str, Any]) -> int:
+    """``aits inspect``: exit code 0."""
+    path = checkpoint_path(options["path"])
+    metadata = read_metadata(path)
+    config = config_from_dict(TrainConfig, metadata.config, where=str(path))
+    physics = build_physics(config, str(path))
+    features, policy = build_policy(config, physics.gravity)
+    params = load_checkpoint(path, init_params(policy, 0, physics), prefix="params.")
+    from ..base.tree import leaves
+
+    rows = [
+        ("file", path),
+        ("finished epochs", f"{metadata.epoch} of {config.epochs}"),
+        ("seed", metadata.seed),
+        ("written with", f"torch {metadata.torch}"),
+        ("trained on", ", ".join(f"N = {n}, D = {d}" for n, d in metadata.shapes)),
+        ("policy", f"{config.policy} on {config.criterion}, {sum(leaf.numel() for leaf in leaves(params)):,} parameters"),
+        ("features", f"{config.features} ({features.size}): {', '.join(features.names)}"),
+    ]
+    print_table("checkpoint", rows)
+    changed = {key: value for key, value in config_to_dict(config).items() if value != config_to_dict(TrainConfig())[key]}
+    print_table("configuration, where it differs from the defaults", list(changed.items()))
+    return 0
+
+
+def checkpoint_path(path: Path) -> Path:
+    """The checkpoint file of a run directory, or the file itself."""
+    return path / files.CHECKPOINT if path.is_dir() else path
+
+
+def resumable(options: dict[str, Any]) -> str:
+    """What to tell a user who interrupted a command."""
+    directory = options.get("resume") or _directory(options)
+    if directory is not None and (directory / files.CHECKPOINT).is_file():
+        epoch = read_metadata(directory / files.CHECKPOINT).epoch
+        return f" after epoch {epoch}; go on with: aits train --resume {directory}"
+    return ""
+
+
+def _sources(options: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
+    """(what to call the configuration, the file's tables, the flags)."""
+    own = ("config", "out", "resume", "new", "path")
+    flags = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items() if key not in own}
+    path = options.get("config")
+    return (str(path), read_toml(path), flags) if path else ("command line", {}, flags)
+
+
+def _begin_training(options: dict[str, Any]) -> tuple[training.Start, Path]:
+    where, tables, flags = _sources(options)
+    if options.get("resume"):
+        directory = options["resume"]
+        if options.get("out"):
+            raise InputError("--out and --resume exclude each other: a resumed run stays in its directory")
+        stored = training.resumed_config(directory, {})
+        config = build_config(TrainConfig, tables, flags, where=where, base=stored) if tables else _changed(stored, flags)
+        return training.resume(config, directory, where), directory
+    if not tables and not flags:
+        raise InputError("train needs a TOML file or flags; write one to start from with: aits train --new my.toml")
+    start = training.prepare(build_config(TrainConfig, tables, flags, where=where), where)
+    directory = _new_directory(options)
+    files.write_config(directory, {"train": config_to_dict(start.config)})
+    return start, directory
+
+
+def _changed(stored: TrainConfig, flags: dict[str, Any]) -> TrainConfig:
+    return build_config(TrainConfig, {}, flags, where="command line", base=stored)
+
+
+def _train(start: training.Start, directory: Path) -> training.Outcome:
+    with training_progress(start.config.epochs, int(start.state.epoch)) as show:
+        return training.train(start, directory, show)
+
+
+def _report_training(outcome: training.Outcome, directory: Path) -> int:
+    for warning in outcome.warnings:
+        print(f"warning: {warning}", file=sys.stderr)
+    if outcome.failure:
+        print(f"aits: error: {outcome.failure}; what was learned is in {directory}", file=sys.stderr)
+        return 1
+    print(f"trained policy: {directory / files.CHECKPOINT}")
+    return 0
+
+
+def _simulate(
+    config: SimulateConfig, trained: TrainConfig, checkpoint: Path, directory: Path, where: str
+) -> tuple[dict[str, Any], int]:
+    """Simulate, compare, draw, print; returns (the summary, the exit code)."""
+    physics = build_physics(config, where)
+    features, policy = build_policy(trained, physics.gravity)
+    params = load_checkpoint(checkpoint, init_params(policy, 0, physics), prefix="params.")
+    sets = simulation.load_sets(config, physics, where)
+    _check_fit(read_metadata(checkpoint), features, trained, sets)
+    rule = simulation.Rule(simulation.LEARNED, policy, params, features.history_len, float("nan"))
+    results = [simulation.run_rule(rule, sets, config, physics)]
+    unmatched = []
+    if config.compare:
+        rules = simulation.classical_rules(results[0], config, physics, print)
+        results += [simulation.run_rule(classic, sets, config, physics) for classic, _ in rules]
+        unmatched = [classic.name for classic, matched in rules if not matched]
+    scores = [simulation.score(of_rule[i]) for i in range(len(sets)) for of_rule in results]
+    lines = simulation.verdict(scores) + [f"{name}: its cost could not be matched" for name in unmatched]
+    print_scores(scores)
+    for line in lines:
+        print(line)
+    draw_orbits(directory / "orbits.png", results[0])
+    draw_energy(directory / "energy_error.png", results)
+    draw_steps(directory / "steps.png", results)
+    files.write_arrays(directory / files.TRAJECTORY, {k: v for r in results[0] for k, v in simulation.arrays(r).items()})
+    summary = {
+        "results": [simulation.result_summary(result) for of_rule in results for result in of_rule],
+        "verdict": lines,
+    }
+    failed = sum(score.failed for score in scores if score.rule == simulation.LEARNED)
+    return summary, 1 if failed == sum(len(s.t_end) for s in sets) else 0
+
+
+def _check_fit(metadata: Metadata, features: Features, trained: TrainConfig, sets: list[SystemSet]) -> None:
+    """Features that carry units and N do not carry over to another N; the invariant ones do."""
+    if features.dimensionless:
+        return
+    for item in sets:
+        shape = tuple(item.systems.position.shape[1:])
+        if shape not in metadata.shapes:
+            known = ", ".join(f"N = {n}, D = {d}" for n, d in metadata.shapes)
+            raise InputError(
+                f"{item.label} has N = {shape[0]}, D = {shape[1]}; this policy reads {trained.features!r} features and "
+                f"was trained on {known} alone; train it on such systems, or with features = 'invariant'"
+            )
+
+
+def _with_physics_of(trained: TrainConfig) -> SimulateConfig:
+    shared = {item.name: getattr(trained, item.name) for item in fields(PhysicsConfig)}
+    return SimulateConfig(**shared)
+
+
+def _directory(options: dict[str, Any]) -> Path | None:
+    if options.get("out"):
+        return Path(options["out"])
+    return Path("runs") / options["config"].stem if options.get("config") else None
+
+
+def _new_directory(options: dict[str, Any]) -> Path:
+    directory = _directory(options)
+    if directory is None:
+        raise InputError("without a configuration file a run directory is needed: --out DIR")
+    files.create(directory)
+    return directory
+
+
+def _write_starter(path: Path) -> int:
+    if path.exists():
+        raise InputError(f"{path}: exists already; choose another name for --new")
+    try:
+        path.write_text(STARTER, encoding="utf-8")
+    except OSError as error:
+        raise InputError(f"{path}: cannot write this file: {error.strerror}") from None
+    print(f"written: {path}; train with: aits train {path}")
+    return 0

@@ -1,0 +1,319 @@
+"""Configuration: TOML files and command-line flags, which exist at the edge only.
+
+A file has a section ``[train]`` and a section ``[simulate]``; keys above the first section are
+shared by both. Flags override sections, sections override shared keys. Every key is known here, with its
+type and its range, so that a mistake is found before anything runs.
+"""
+
+import difflib
+import math
+import tomllib
+import types
+import typing
+from collections.abc import Mapping
+from dataclasses import MISSING, dataclass, field, fields, replace
+from pathlib import Path
+from typing import Any, TypeAlias, TypeVar
+
+Spec: TypeAlias = str | dict[str, Any]
+"""Where systems come from: a packaged orbit's name, a file, or a generator and its arguments."""
+
+
+class InputError(ValueError):
+    """Something the user handed in is wrong: one line with what, where, and the remedy."""
+
+
+@dataclass(frozen=True)
+class PhysicsConfig:
+    """What both sections share."""
+
+    seed: int = 0
+    device: str = "auto"
+    dtype: str = "float64"
+    threads: int = 0
+    G: float = 1.0
+    softening: float = 0.0
+    field: dict[str, Any] = field(default_factory=dict)
+    integrator: str = "leapfrog_kdk"
+    n_steps: int = 1
+    energy_threshold: float = 2e-4
+    energy_scale: str = "total"
+
+
+@dataclass(frozen=True)
+class TrainConfig(PhysicsConfig):
+    """Everything a training run depends on."""
+
+    preset: str = ""
+    systems: tuple[Spec, ...] = ({"kind": "binaries"}, {"kind": "free_fall_triple"})
+    features: str = "invariant"
+    history_len: int = 0
+    normalize_inputs: str = "none"
+    length_scale: float = 1.0
+    speed_scale: float = 1.0
+    acceleration_scale: float = 0.0
+    time_scale: float = 0.0
+    policy: str = "residual"
+    criterion: str = "p_norm"
+    eta: float = 0.02
+    p: float = 2.0
+    dt: float = 1e-3
+    bound: float = 4.0
+    hidden: tuple[int, ...] = (64, 64)
+    activation: str = "tanh"
+    fourier_features: int = 0
+    optimizer: str = "adamw"
+    learning_rate: float = 3e-3
+    weight_decay: float = 1e-2
+    momentum: float = 0.0
+    clip_norm: float = 0.0
+    epochs: int = 20
+    steps_per_epoch: int = 32
+    max_retrain_steps: int = 1000
+    restart_each_epoch: bool = False
+    stop_at_period: bool = False
+    E_lower: float = 1e-6
+    E_upper: float = 1e-4
+    loss_on: str = "all"
+    convergence: str = "band"
+    history: str = "snapshot"
+    replay_batch_size: int = 512
+    replay_steps: int = 100
+    min_replay_size: int = 2
+
+
+@dataclass(frozen=True)
+class SimulateConfig(PhysicsConfig):
+    """Everything a simulation depends on, besides the policy."""
+
+    checkpoint: str = ""
+    systems: tuple[Spec, ...] = ("figure_eight",)
+    t_end: float = 10.0
+    max_steps: int = 100_000
+    record_every: int = 1
+    compare: bool = False
+    compare_tolerance: float = 0.02
+
+
+Config = TypeVar("Config", bound=PhysicsConfig)
+
+# The source system as it was, whole: what it trained on, what it saw, and how.
+SOURCE_PRESET: dict[str, Any] = {
+    "systems": ({"kind": "binaries", "count": 1},),
+    "features": "delta_mag",
+    "history_len": 5,
+    "policy": "mlp",
+    "hidden": (200, 1000, 1000, 200),
+    "optimizer": "adam",
+    "learning_rate": 1e-4,
+    "weight_decay": 1e-2,
+    "steps_per_epoch": 1,
+    "loss_on": "failed",
+    "convergence": "minibatch",
+    "replay_steps": 1000,
+}
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "preset": ("", "source"),
+    "dtype": ("float64", "float32"),
+    "integrator": ("leapfrog_kdk", "leapfrog_dkd"),
+    "energy_scale": ("total", "kinetic"),
+    "features": ("invariant", "basic", "rich", "delta_mag"),
+    "normalize_inputs": ("none", "auto", "manual"),
+    "policy": ("residual", "mlp", "criterion"),
+    "criterion": ("free_fall", "fly_by", "p_norm", "p_norm_both", "constant"),
+    "activation": ("tanh", "relu", "silu", "gelu"),
+    "optimizer": ("sgd", "adam", "adamw"),
+    "loss_on": ("failed", "all"),
+    "convergence": ("minibatch", "band", "trajectory"),
+    "history": ("snapshot", "ignore"),
+}
+_AT_LEAST: dict[str, float] = {
+    **dict.fromkeys(("n_steps", "epochs", "steps_per_epoch", "max_retrain_steps", "replay_batch_size"), 1),
+    **dict.fromkeys(("replay_steps", "max_steps"), 1),
+    **dict.fromkeys(("seed", "threads", "softening", "history_len", "acceleration_scale", "time_scale"), 0),
+    **dict.fromkeys(
+        ("fourier_features", "weight_decay", "momentum", "clip_norm", "min_replay_size", "record_every"), 0
+    ),
+}
+_ABOVE: dict[str, float] = {
+    **dict.fromkeys(("G", "energy_threshold", "length_scale", "speed_scale", "eta", "p", "dt", "learning_rate"), 0),
+    **dict.fromkeys(("E_lower", "t_end", "compare_tolerance"), 0),
+    "bound": 1,
+}
+
+
+def read_toml(path: str | Path) -> dict[str, Any]:
+    """The tables of a TOML file.
+
+    Raises:
+        InputError: if the file is missing, a directory, not UTF-8, or not TOML.
+    """
+    try:
+        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
+    except (OSError, UnicodeDecodeError) as error:
+        reason = getattr(error, "strerror", None) or "not a UTF-8 text file"
+        raise InputError(f"{path}: cannot read this configuration: {reason}") from None
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: not valid TOML: {error}") from None
+
+
+def build_config(
+    kind: type[Config], tables: Mapping[str, Any], flags: Mapping[str, Any], *, where: str, base: Config | None = None
+) -> Config:
+    """A checked configuration from the tables of a file and the flags of a command line.
+
+    Args:
+        kind: `TrainConfig` or `SimulateConfig`.
+        tables: the file's content; {} for no file.
+        flags: values by key; these are already of the right type.
+        where: what error messages call the file.
+        base: what keys that nobody names default to.
+
+    Returns:
+        The configuration.
+
+    Raises:
+        InputError: on an unknown key (with the nearest right one), a wrong type, or a value out of range.
+    """
+    section = {TrainConfig: "train", SimulateConfig: "simulate"}[kind]  # type: ignore[index]
+    _refuse_unknown_sections(tables, where)
+    values: dict[str, Any] = {}
+    shared = {key: value for key, value in tables.items() if not isinstance(value, dict) or key == "field"}
+    for place, table in ((where, shared), (f"{where} [{section}]", tables.get(section, {}))):
+        values.update(_typed(kind, table, place, skip_foreign=place == where))
+    values.update(flags)
+    base = kind() if base is None else base
+    if values.get("preset") == "source" and kind is TrainConfig:
+        base = replace(base, **SOURCE_PRESET)
+    config = replace(base, **values)
+    check_config(config, where)
+    return config
+
+
+def config_from_dict(kind: type[Config], table: Mapping[str, Any], *, where: str) -> Config:
+    """A configuration from what `config_to_dict` made of one, checked like a file's section."""
+    values = _typed(kind, table, where, skip_foreign=False)
+    config = replace(kind(), **values)
+    check_config(config, where)
+    return config
+
+
+def config_to_dict(config: PhysicsConfig) -> dict[str, Any]:
+    """Plain values by key, as TOML and JSON hold them."""
+    return {f.name: _plain(getattr(config, f.name)) for f in fields(config)}
+
+
+def check_config(config: PhysicsConfig, where: str) -> None:
+    """Check every value of a configuration against its range.
+
+    Raises:
+        InputError: naming the first value that is out of range.
+    """
+    for item in fields(config):
+        _check_value(item.name, getattr(config, item.name), where)
+    if isinstance(config, TrainConfig):
+        _check_training(config, where)
+    for systems in (getattr(config, "systems", ()),):
+        if not systems:
+            raise InputError(f"{where}: systems must name at least one source of initial conditions")
+
+
+def _check_value(key: str, value: Any, where: str) -> None:
+    if key in _CHOICES and value not in _CHOICES[key]:
+        nearest = _nearest(value, _CHOICES[key])
+        words = ", ".join(word for word in _CHOICES[key] if word)
+        raise InputError(f"{where}: {key} must be one of {words}, got {value!r}{nearest}")
+    if isinstance(value, float) and not math.isfinite(value):
+        raise InputError(f"{where}: {key} must be finite, got {value}")
+    if key in _AT_LEAST and not value >= _AT_LEAST[key]:
+        raise InputError(f"{where}: {key} must be >= {_AT_LEAST[key]}, got {value}")
+    if key in _ABOVE and not value > _ABOVE[key]:
+        raise InputError(f"{where}: {key} must be > {_ABOVE[key]}, got {value}")
+    if key == "hidden" and not all(size >= 1 for size in value):
+        raise InputError(f"{where}: hidden must be layer sizes >= 1, got {list(value)}")
+
+
+def _check_training(config: TrainConfig, where: str) -> None:
+    if not config.E_lower < config.E_upper:
+        raise InputError(f"{where}: E_lower must be < E_upper = {config.E_upper}, got {config.E_lower}")
+    if not config.energy_threshold > config.E_lower:
+        raise InputError(
+            f"{where}: energy_threshold must be > E_lower = {config.E_lower}, or no step inside the band is ever "
+            f"accepted; got {config.energy_threshold}"
+        )
+    if config.features == "delta_mag" and config.history_len < 1:
+        raise InputError(f"{where}: features = 'delta_mag' compares states; set history_len >= 1")
+    if config.features == "invariant" and config.history_len > 0:
+        raise InputError(f"{where}: features = 'invariant' has no memory; set history_len = 0 or other features")
+    if config.restart_each_epoch and config.history_len and config.steps_per_epoch <= config.history_len:
+        raise InputError(
+            f"{where}: with restart_each_epoch, steps_per_epoch = {config.steps_per_epoch} steps only fill windows of "
+            f"history_len = {config.history_len} and every trajectory is empty; set steps_per_epoch > history_len"
+        )
+
+
+def _refuse_unknown_sections(tables: Mapping[str, Any], where: str) -> None:
+    known = ("train", "simulate", "field")
+    shared = {f.name for f in fields(TrainConfig)} | {f.name for f in fields(SimulateConfig)}
+    for key, value in tables.items():
+        if isinstance(value, dict) and key not in known:
+            raise InputError(f"{where}: unknown section [{key}]{_nearest(key, known)}")
+        if key in ("train", "simulate") and not isinstance(value, dict):
+            raise InputError(f"{where}: {key} must be a section, written [{key}]")
+        if not isinstance(value, dict) and key not in shared:
+            raise InputError(f"{where}: unknown key {key!r}{_nearest(key, shared)}")
+
+
+def _typed(kind: type[PhysicsConfig], table: Mapping[str, Any], where: str, *, skip_foreign: bool) -> dict[str, Any]:
+    """The table's values in the types of the configuration's fields."""
+    hints = typing.get_type_hints(kind)
+    values = {}
+    for key, value in table.items():
+        if key not in hints:
+            if skip_foreign:  # a shared key that only the other section has
+                continue
+            raise InputError(f"{where}: unknown key {key!r}{_nearest(key, hints)}")
+        values[key] = _coerce(key, value, hints[key], where)
+    return values
+
+
+def _coerce(key: str, value: Any, hint: Any, where: str) -> Any:
+    if hint is float and isinstance(value, int) and not isinstance(value, bool):
+        return float(value)
+    if hint in (int, float, str, bool) and type(value) is hint:
+        return value
+    if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
+        return tuple(_coerce(f"every entry of {key}", item, typing.get_args(hint)[0], where) for item in value)
+    if typing.get_origin(hint) is tuple and key == "systems" and isinstance(value, str):
+        return (value,)
+    if typing.get_origin(hint) is dict and isinstance(value, dict):
+        return dict(value)
+    if isinstance(hint, types.UnionType) and isinstance(value, str | dict):
+        return value
+    raise InputError(f"{where}: {key} must be {_type_name(hint)}, got {value!r}")
+
+
+def _type_name(hint: Any) -> str:
+    names = {int: "a whole number", float: "a number", str: "a string", bool: "true or false"}
+    if hint in names:
+        return names[hint]
+    origin = typing.get_origin(hint)
+    return {tuple: "a list", dict: "a table"}.get(origin, "a name, a file or a table with a kind")  # type: ignore[arg-type]
+
+
+def _nearest(word: Any, known: typing.Iterable[str]) -> str:
+    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, tuple):
+        return [_plain(item) for item in value]
+    return value
+
+
+def default_of(kind: type[PhysicsConfig], key: str) -> Any:
+    """The default of a key, for help texts."""
+    item = next(f for f in fields(kind) if f.name == key)
+    return item.default if item.default is not MISSING else item.default_factory()  # type: ignore[misc]

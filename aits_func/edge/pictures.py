@@ -1,0 +1,86 @@
+"""Pictures: drawn with matplotlib's object interface, so that no global state is touched."""
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from .config import TrainConfig
+from .extras import load_extra
+
+if TYPE_CHECKING:
+    from .simulation_run import Result
+
+_COLOURS = ("#1f6f8b", "#c8553d", "#7a9e3f", "#8d6a9f", "#b8860b", "#444444")
+
+
+def draw_training(path: Path, metrics: Sequence[dict[str, Any]], config: TrainConfig) -> None:
+    """Training curves: pass rate, energy error with its band, and mean dt against epoch."""
+    figure, (left, middle, right) = _figure(3, (12, 3.4))
+    epoch = [line["epoch"] for line in metrics]
+    left.plot(epoch, [line["replay_pass_rate"] for line in metrics], color=_COLOURS[0], label="accepted")
+    left.plot(epoch, [line["replay_band_rate"] for line in metrics], color=_COLOURS[1], label="inside the band")
+    left.set(xlabel="epoch", ylabel="fraction of the trajectory", ylim=(-0.02, 1.04))
+    left.legend(loc="lower right")
+    middle.axhspan(config.E_lower, config.E_upper, color=_COLOURS[2], alpha=0.2, label="band")
+    middle.axhline(config.energy_threshold, color=_COLOURS[5], lw=0.8, ls="--", label="threshold")
+    middle.plot(epoch, [line["replay_mean_energy_error"] for line in metrics], color=_COLOURS[0], label="mean")
+    middle.plot(epoch, [line["replay_max_energy_error"] for line in metrics], color=_COLOURS[1], label="largest")
+    middle.set(xlabel="epoch", ylabel="relative energy error of one step", yscale="log")
+    middle.legend(fontsize=8)
+    right.plot(epoch, [line["replay_mean_dt"] for line in metrics], color=_COLOURS[0])
+    right.set(xlabel="epoch", ylabel="mean step dt", yscale="log")
+    _save(figure, path)
+
+
+def draw_orbits(path: Path, results: Sequence["Result"]) -> None:
+    """The path of the first system of every set, in the plane of its first two coordinates."""
+    figure, axes = _figure(len(results), (4.2 * len(results), 4.2))
+    for axis, result in zip(axes, results, strict=True):
+        path_of = result.info.recording.position[:, 0].cpu()
+        for body in range(path_of.shape[1]):
+            colour = _COLOURS[body % len(_COLOURS)]
+            axis.plot(path_of[:, body, 0], path_of[:, body, 1], color=colour, lw=0.8)
+            axis.plot(*path_of[-1, body, :2], "o", color=colour, ms=4)
+        axis.set(xlabel="x", ylabel="y", title=_title(result), aspect="equal")
+        axis.set_adjustable("datalim")
+    _save(figure, path)
+
+
+def draw_energy(path: Path, results: Sequence[Sequence["Result"]]) -> None:
+    """Energy error against time of the first system of every set, one line per rule."""
+    _draw_against_time(path, results, "energy_error", "|E − E₀| / |E₀|")
+
+
+def draw_steps(path: Path, results: Sequence[Sequence["Result"]]) -> None:
+    """Step against time of the first system of every set, one line per rule."""
+    _draw_against_time(path, results, "dt", "step dt")
+
+
+def _draw_against_time(path: Path, results: Sequence[Sequence["Result"]], field: str, label: str) -> None:
+    figure, axes = _figure(len(results[0]), (4.6 * len(results[0]), 3.4))
+    for number, of_rule in enumerate(results):
+        for axis, result in zip(axes, of_rule, strict=True):
+            recording = result.info.recording
+            time, value = recording.time[1:, 0].cpu(), getattr(recording, field)[1:, 0].cpu()
+            shown = value > 0
+            axis.plot(time[shown], value[shown], color=_COLOURS[number], lw=0.8, label=result.rule.name)
+            axis.set(xlabel="time", ylabel=label, title=_title(result), yscale="log")
+    axes[0].legend(fontsize=8)
+    _save(figure, path)
+
+
+def _title(result: "Result") -> str:
+    several = len(result.systems.t_end) > 1
+    return f"{result.systems.label}, the first of {len(result.systems.t_end)}" if several else result.systems.label
+
+
+def _figure(columns: int, size: tuple[float, float]) -> tuple[Any, Sequence[Any]]:
+    figure = load_extra("matplotlib.figure", "cli").Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(1, columns, squeeze=False)[0]
+    for axis in axes:
+        axis.grid(alpha=0.25)
+    return figure, axes
+
+
+def _save(figure: Any, path: Path) -> None:
+    figure.savefig(path, dpi=130)

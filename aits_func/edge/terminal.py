@@ -1,0 +1,65 @@
+"""What the command line shows: progress while training, tables at the end."""
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+from ..loops.epoch import EpochInfo
+from .extras import load_extra
+from .simulation_run import Score
+
+
+@contextmanager
+def training_progress(total: int, done: int) -> Iterator[Callable[[EpochInfo, int], None]]:
+    """A progress bar over epochs with the current pass rate, energy error and mean dt; plain lines off a terminal."""
+    rich = load_extra("rich.progress", "cli")
+    console = _console()
+    if not console.is_terminal:
+        yield lambda info, epochs: print(f"epoch {info.epoch + 1}/{epochs}  {describe(info)}", flush=True)
+        return
+    columns = (rich.BarColumn(bar_width=24), rich.MofNCompleteColumn(), rich.TextColumn("{task.description}"))
+    with rich.Progress(*columns, rich.TimeElapsedColumn(), console=console) as progress:
+        task = progress.add_task("training", total=total, completed=done)
+        yield lambda info, epochs: progress.update(task, completed=info.epoch + 1, description=describe(info))
+
+
+def describe(info: EpochInfo) -> str:
+    """One epoch in one line."""
+    replay = info.replay
+    return (
+        f"passed {100 * replay.pass_rate:5.1f} %  in band {100 * replay.band_rate:5.1f} %  "
+        f"energy error {replay.mean_energy_error:.1e}  mean dt {replay.mean_dt:.2e}"
+    )
+
+
+def print_scores(scores: Sequence[Score]) -> None:
+    """The table of rules and sets."""
+    table = load_extra("rich.table", "cli").Table(title="energy error at equal numbers of force evaluations")
+    for name in ("systems", "rule", "forces", "failed"):
+        table.add_column(name, justify="left" if name in ("systems", "rule") else "right")
+    for name in ("final, median", "final, 90 %", "average, median", "average, 90 %"):
+        table.add_column(name, justify="right")
+    for number, row in enumerate(scores):
+        new_set = number == 0 or scores[number - 1].systems != row.systems
+        if new_set and number:
+            table.add_section()
+        errors = [f"{value:.1e}" for kind in (row.final, row.mean) for value in kind.values()]
+        if row.count == 1:
+            errors[1] = errors[3] = ""
+        label = f"{row.systems} ({row.count})" if new_set else ""
+        table.add_row(label, row.rule, f"{row.force_evaluations:,}", str(row.failed), *errors)
+    _console().print(table)
+
+
+def print_table(title: str, rows: Sequence[tuple[str, Any]]) -> None:
+    """A table of two columns."""
+    table = load_extra("rich.table", "cli").Table(title=title, show_header=False)
+    for key, value in rows:
+        table.add_row(key, str(value))
+    _console().print(table)
+
+
+def _console() -> Any:
+    # Without a terminal rich assumes 80 columns, which would fold the table of scores.
+    console = load_extra("rich.console", "cli").Console()
+    return console if console.is_terminal else load_extra("rich.console", "cli").Console(width=140)

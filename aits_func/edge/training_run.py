@@ -1,0 +1,251 @@
+"""A training run on disk: drives the loop, and saves, logs and draws what it reports."""
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from ..base.rng import fold_in
+from ..base.types import Population, TrainState
+from ..loops.collect import COMPLETE, init_population, init_train_state
+from ..loops.epoch import EpochInfo, run_two_phase_training
+from . import run_directory as files
+from .assemble import (
+    Training,
+    build_physics,
+    build_training,
+    first_system,
+    init_params,
+    mean_criterion_dt,
+    named_criterion,
+    resolve_scales,
+)
+from .checkpoint import load_checkpoint, read_metadata, save_checkpoint
+from .config import InputError, TrainConfig, config_from_dict, config_to_dict
+from .pictures import draw_training
+from .systems import SystemSet, check_energies, group_by_shape, load_systems
+from .tracking import JsonlTracker, epoch_metrics, read_metrics
+
+# What a resumed run may change: how long, how fast, where; nothing that changes a number.
+RESUMABLE = ("epochs", "threads", "device")
+_FAR_BELOW = 0.5  # a mean dt below this share of the criterion's own is reported
+
+
+class Start(NamedTuple):
+    """A training run, ready to go."""
+
+    config: TrainConfig  # scales resolved
+    training: Training
+    state: TrainState
+    initial: tuple[Population, ...]  # the population at epoch 0
+    where: str  # what error messages call the configuration
+
+
+class Outcome(NamedTuple):
+    """A training run that ended."""
+
+    config: TrainConfig
+    training: Training
+    state: TrainState
+    summary: dict[str, Any]
+    failure: str  # "" or what went wrong, for the user
+    warnings: tuple[str, ...]
+
+
+def prepare(config: TrainConfig, where: str) -> Start:
+    """Load the systems, build the functions, draw the first parameters.
+
+    Raises:
+        InputError: if anything that the configuration names is not there or does not fit.
+    """
+    physics = build_physics(config, where)
+    sets = load_systems(
+        config.systems, seed=config.seed, G=config.G, dtype=physics.dtype, device=physics.device, where=where
+    )
+    if config.energy_scale == "total":
+        check_energies(physics.gravity.energy, sets, where)
+    config = resolve_scales(config, physics, first_system(sets[0].systems))
+    training = build_training(config, physics)
+    groups = group_by_shape(sets)
+    population = init_population(
+        [group.systems for group in groups],
+        gravity=physics.gravity,
+        history_len=config.history_len,
+        stop_time=_stop_times(sets, groups, where) if config.stop_at_period else None,
+        energy_scale=config.energy_scale,
+    )
+    params = init_params(training.policy, fold_in(config.seed, "params"), physics)
+    return Start(config, training, init_train_state(params, training.optimizer, population), population, where)
+
+
+def resume(config: TrainConfig, directory: Path, where: str) -> Start:
+    """The run in a directory, as its last checkpoint left it.
+
+    Args:
+        config: the run's own configuration, with changes only in `RESUMABLE`.
+        directory: of the run.
+        where: what error messages call the configuration.
+
+    Raises:
+        InputError: if the checkpoint was made by another configuration, or cannot be read.
+    """
+    files.require_run(directory)
+    path = directory / files.CHECKPOINT
+    metadata = read_metadata(path)
+    start = prepare(config, where)
+    stored = config_from_dict(TrainConfig, metadata.config, where=str(path))
+    for key, value in config_to_dict(stored).items():
+        now = config_to_dict(start.config)[key]
+        if key not in RESUMABLE and now != value:
+            raise InputError(
+                f"--resume {directory}: its run has {key} = {value!r}, this configuration {now!r}; "
+                f"resume it as it was (only {', '.join(RESUMABLE)} may change), or start another run with --out"
+            )
+    if metadata.epoch >= config.epochs:
+        raise InputError(
+            f"--resume {directory}: all {metadata.epoch} epochs are done; ask for more with --epochs {metadata.epoch + 20}"
+        )
+    return start._replace(state=load_checkpoint(path, start.state))
+
+
+def train(start: Start, directory: Path, show: Callable[[EpochInfo, int], None]) -> Outcome:
+    """Run the epochs that are left, saving after each.
+
+    The line of metrics is written before the checkpoint: a run that dies in between drops it again when it
+    is resumed. A keyboard interrupt passes through and finds the last whole epoch on disk.
+
+    Args:
+        start: from `prepare` or `resume`.
+        directory: of the run, made already.
+        show: called after every epoch with its report and the number of epochs.
+    """
+    config, training, state = start.config, start.training, start.state
+    tracker = JsonlTracker(directory / files.METRICS, keep_before=int(state.epoch))
+    _save(directory, state, config)
+    epochs = run_two_phase_training(
+        state,
+        learner=training.learner,
+        epochs=config.epochs,
+        seed=config.seed,
+        restart_from=start.initial if config.restart_each_epoch else None,
+        **{key: getattr(config, key) for key in _EPOCH_KEYS},
+    )
+    began = time.perf_counter()
+    info = None
+    for state, info in epochs:
+        tracker.log(epoch_metrics(info, time.perf_counter() - began))
+        _save(directory, state, config)
+        show(info, config.epochs)
+        began = time.perf_counter()
+    assert info is not None  # resume() and the range of epochs see to it that there is one
+    warnings = _warnings(config, training, info)
+    summary = _summary(directory, config, info, warnings)
+    files.write_arrays(directory / files.TRAINING_TRAJECTORY, _arrays(info))
+    draw_training(directory / "training.png", read_metrics(directory / files.METRICS), config)
+    return Outcome(config, training, state, summary, _failure(info, config), warnings)
+
+
+_EPOCH_KEYS = (
+    "steps_per_epoch",
+    "max_retrain_steps",
+    "replay_batch_size",
+    "replay_steps",
+    "min_replay_size",
+    "loss_on",
+    "convergence",
+    "history",
+)
+
+
+def _save(directory: Path, state: TrainState, config: TrainConfig) -> None:
+    save_checkpoint(
+        directory / files.CHECKPOINT,
+        state,
+        config=config_to_dict(config),
+        seed=config.seed,
+        epoch=int(state.epoch),
+    )
+
+
+def _stop_times(sets: list[SystemSet], groups: list[SystemSet], where: str) -> list[Any]:
+    for item in sets:
+        if not bool(item.period.isfinite().all()):
+            raise InputError(f"{where}: stop_at_period needs a period, and none is known for {item.label}")
+    return [group.systems.time + group.period for group in groups]
+
+
+def _failure(info: EpochInfo, config: TrainConfig) -> str:
+    if info.collect.status == COMPLETE:
+        return ""
+    stuck = info.collect.stuck[0]
+    return (
+        f"epoch {info.epoch}: system {stuck.index} of group {stuck.group} was rejected {config.max_retrain_steps} times "
+        f"in a row (energy error {stuck.energy_error:.3g} at dt = {stuck.dt:.3g}, threshold "
+        f"{config.energy_threshold:g}); raise learning_rate, max_retrain_steps or energy_threshold"
+    )
+
+
+def _warnings(config: TrainConfig, training: Training, info: EpochInfo) -> tuple[str, ...]:
+    warnings = []
+    if info.replay.skipped:
+        warnings.append(
+            f"Part 2 never ran: a trajectory has {info.collect.recorded} samples, fewer than min_replay_size = "
+            f"{config.min_replay_size}; raise steps_per_epoch or the number of systems"
+        )
+    ratio = _step_ratio(config, training, info)
+    if ratio < _FAR_BELOW:
+        warnings.append(
+            f"the mean step is {ratio:.2g} of what the criterion {config.criterion} with eta = {config.eta:g} would take: "
+            'a policy can pass by taking tiny steps; use loss_on = "all" and convergence = "band"'
+        )
+    return tuple(warnings)
+
+
+def _step_ratio(config: TrainConfig, training: Training, info: EpochInfo) -> float:
+    """Mean step of the policy on the last trajectory over that of the criterion at its start values."""
+    if not info.trajectory or config.criterion == "constant":
+        return math.inf
+    criterion = named_criterion(config, training.physics.gravity)
+    sizes = [len(group.active) for group in info.trajectory]
+    means = [mean_criterion_dt(criterion, group.system) for group in info.trajectory]
+    own = sum(size * mean for size, mean in zip(sizes, means, strict=True)) / sum(sizes)
+    return info.replay.mean_dt / own
+
+
+def _summary(directory: Path, config: TrainConfig, info: EpochInfo, warnings: tuple[str, ...]) -> dict[str, Any]:
+    lines = read_metrics(directory / files.METRICS)
+    last = lines[-1]
+    return {
+        "status": info.collect.status,
+        "epochs": info.epoch + 1,
+        "seconds": round(sum(line["seconds"] for line in lines), 3),
+        "accepted": sum(line["collect_accepted"] for line in lines),
+        "rejected": sum(line["collect_rejected"] for line in lines),
+        "collection_updates": sum(line["collect_updates"] for line in lines),
+        "replay_iterations": sum(line["replay_iterations"] for line in lines),
+        **{key: value for key, value in last.items() if key.startswith("replay_") and key != "replay_iterations"},
+        "warnings": list(warnings),
+    }
+
+
+def _arrays(info: EpochInfo) -> dict[str, Any]:
+    """The last trajectory, group by group: what a step started from, and the step."""
+    arrays = {}
+    for number, group in enumerate(info.trajectory):
+        for name in ("mass", "position", "velocity", "time"):
+            arrays[f"group{number}_{name}"] = getattr(group.system, name)
+        arrays[f"group{number}_dt"] = group.dt
+    return arrays
+
+
+def resumed_config(directory: Path, changes: dict[str, Any]) -> TrainConfig:
+    """The configuration of the run in a directory, with changes.
+
+    Raises:
+        InputError: if there is no run.
+    """
+    files.require_run(directory)
+    path = directory / files.CHECKPOINT
+    return replace(config_from_dict(TrainConfig, read_metadata(path).config, where=str(path)), **changes)
