@@ -68,7 +68,9 @@ def _check_shapes(system: System, lead: int, where: str) -> None:
     shape = (*batch, bodies, system.position.shape[-1])
     for name, want in (("position", shape), ("velocity", shape), ("time", tuple(batch)), ("work", tuple(batch))):
         got = tuple(getattr(system, name).shape)
-        require(got == want, f"{where}: {name} must have shape {want}, as mass has {tuple(system.mass.shape)}, got {got}")
+        require(
+            got == want, f"{where}: {name} must have shape {want}, as mass has {tuple(system.mass.shape)}, got {got}"
+        )
 
 
 def _check_coincidence(system: System, where: str) -> None:

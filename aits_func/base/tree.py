@@ -75,11 +75,6 @@ def global_norm(tree: Any) -> Tensor:
     return torch.stack([leaf.pow(2).sum() for leaf in leaves(tree)]).sum().sqrt()
 
 
-def all_finite(tree: Any) -> Tensor:
-    """Whether every element of every leaf is finite, shape (), bool."""
-    return torch.stack([leaf.isfinite().all() for leaf in leaves(tree)]).all()
-
-
 def named_leaves(tree: Any) -> dict[str, Tensor]:
     """Leaves by their dotted path: field names of NamedTuples, keys of dicts, indices of tuples."""
     accessors, flat, _ = optree.tree_flatten_with_accessor(tree)
@@ -92,4 +87,5 @@ def _entry_name(entry: Any) -> str:
 
 def replace_leaves(tree: Tree, new: Sequence[Tensor]) -> Tree:
     """The same structure with other leaves, in the order of `leaves`."""
-    return optree.tree_unflatten(optree.tree_structure(tree), new)
+    structure: Any = optree.tree_structure(tree)  # type: ignore[arg-type]
+    return optree.tree_unflatten(structure, new)  # type: ignore[return-value]

@@ -23,7 +23,9 @@ from .config import (
 
 INTERRUPTED, BAD_INPUT, FAILED = 130, 2, 1
 _NOT_FLAGS = ("field", "preset")
-_EPILOG = "Every key of the TOML file is a flag too: --learning-rate 1e-3 overrides learning_rate. Files override defaults."
+_EPILOG = (
+    "Every key of the TOML file is a flag too: --learning-rate 1e-3 overrides learning_rate. Files override defaults."
+)
 
 
 class _Parser(argparse.ArgumentParser):
@@ -64,7 +66,9 @@ def _build_parser() -> argparse.ArgumentParser:
 
     train = _command(commands, "train", "train a policy from energy conservation alone")
     train.add_argument("config", nargs="?", type=Path, help="TOML file with a section [train]")
-    train.add_argument("--new", type=Path, metavar="FILE", help="write a commented configuration to start from, and stop")
+    train.add_argument(
+        "--new", type=Path, metavar="FILE", help="write a commented configuration to start from, and stop"
+    )
     train.add_argument("--resume", type=Path, metavar="DIR", help="go on with the run in DIR")
     _add_out(train)
     _add_flags(train, TrainConfig, skip=())

@@ -42,7 +42,9 @@ def simulate(options: dict[str, Any]) -> int:
     where, tables, flags = _sources(options)
     draft = build_config(SimulateConfig, tables, flags, where=where)
     if not draft.checkpoint:
-        raise InputError(f"{where}: simulate needs a policy; set checkpoint (or --checkpoint) to a run directory or file")
+        raise InputError(
+            f"{where}: simulate needs a policy; set checkpoint (or --checkpoint) to a run directory or file"
+        )
     path = checkpoint_path(Path(draft.checkpoint))
     trained = config_from_dict(TrainConfig, read_metadata(path).config, where=str(path))
     config = build_config(SimulateConfig, tables, flags, where=where, base=_with_physics_of(trained))
@@ -93,11 +95,16 @@ def inspect(options: dict[str, Any]) -> int:
         ("seed", metadata.seed),
         ("written with", f"torch {metadata.torch}"),
         ("trained on", ", ".join(f"N = {n}, D = {d}" for n, d in metadata.shapes)),
-        ("policy", f"{config.policy} on {config.criterion}, {sum(leaf.numel() for leaf in leaves(params)):,} parameters"),
+        (
+            "policy",
+            f"{config.policy} on {config.criterion}, {sum(leaf.numel() for leaf in leaves(params)):,} parameters",
+        ),
         ("features", f"{config.features} ({features.size}): {', '.join(features.names)}"),
     ]
     print_table("checkpoint", rows)
-    changed = {key: value for key, value in config_to_dict(config).items() if value != config_to_dict(TrainConfig())[key]}
+    changed = {
+        key: value for key, value in config_to_dict(config).items() if value != config_to_dict(TrainConfig())[key]
+    }
     print_table("configuration, where it differs from the defaults", list(changed.items()))
     return 0
 
@@ -119,7 +126,9 @@ def resumable(options: dict[str, Any]) -> str:
 def _sources(options: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
     """(what to call the configuration, the file's tables, the flags)."""
     own = ("config", "out", "resume", "new", "path")
-    flags = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items() if key not in own}
+    flags = {
+        key: tuple(value) if isinstance(value, list) else value for key, value in options.items() if key not in own
+    }
     path = options.get("config")
     return (str(path), read_toml(path), flags) if path else ("command line", {}, flags)
 
@@ -131,7 +140,9 @@ def _begin_training(options: dict[str, Any]) -> tuple[training.Start, Path]:
         if options.get("out"):
             raise InputError("--out and --resume exclude each other: a resumed run stays in its directory")
         stored = training.resumed_config(directory, {})
-        config = build_config(TrainConfig, tables, flags, where=where, base=stored) if tables else _changed(stored, flags)
+        config = (
+            build_config(TrainConfig, tables, flags, where=where, base=stored) if tables else _changed(stored, flags)
+        )
         return training.resume(config, directory, where), directory
     if not tables and not flags:
         raise InputError("train needs a TOML file or flags; write one to start from with: aits train --new my.toml")
@@ -184,7 +195,9 @@ def _simulate(
     draw_orbits(directory / "orbits.png", results[0])
     draw_energy(directory / "energy_error.png", results)
     draw_steps(directory / "steps.png", results)
-    files.write_arrays(directory / files.TRAJECTORY, {k: v for r in results[0] for k, v in simulation.arrays(r).items()})
+    files.write_arrays(
+        directory / files.TRAJECTORY, {k: v for r in results[0] for k, v in simulation.arrays(r).items()}
+    )
     summary = {
         "results": [simulation.result_summary(result) for of_rule in results for result in of_rule],
         "verdict": lines,

@@ -176,7 +176,7 @@ def build_config(
     Raises:
         InputError: on an unknown key (with the nearest right one), a wrong type, or a value out of range.
     """
-    section = {TrainConfig: "train", SimulateConfig: "simulate"}[kind]  # type: ignore[index]
+    section = {TrainConfig: "train", SimulateConfig: "simulate"}[kind]
     _refuse_unknown_sections(tables, where)
     values: dict[str, Any] = {}
     shared = {key: value for key, value in tables.items() if not isinstance(value, dict) or key == "field"}
@@ -299,7 +299,7 @@ def _type_name(hint: Any) -> str:
     if hint in names:
         return names[hint]
     origin = typing.get_origin(hint)
-    return {tuple: "a list", dict: "a table"}.get(origin, "a name, a file or a table with a kind")  # type: ignore[arg-type]
+    return {tuple: "a list", dict: "a table"}.get(origin, "a name, a file or a table with a kind")
 
 
 def _nearest(word: Any, known: typing.Iterable[str]) -> str:
@@ -316,4 +316,4 @@ def _plain(value: Any) -> Any:
 def default_of(kind: type[PhysicsConfig], key: str) -> Any:
     """The default of a key, for help texts."""
     item = next(f for f in fields(kind) if f.name == key)
-    return item.default if item.default is not MISSING else item.default_factory()  # type: ignore[misc]
+    return {} if item.default is MISSING else item.default

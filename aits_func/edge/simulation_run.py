@@ -53,7 +53,9 @@ def load_sets(config: SimulateConfig, physics: Physics, where: str) -> list[Syst
     )
     if config.energy_scale == "total":
         check_energies(physics.gravity.energy, sets, where)
-    timed = [s._replace(t_end=torch.where(s.t_end.isnan(), torch.full_like(s.t_end, config.t_end), s.t_end)) for s in sets]
+    timed = [
+        s._replace(t_end=torch.where(s.t_end.isnan(), torch.full_like(s.t_end, config.t_end), s.t_end)) for s in sets
+    ]
     for item in timed:
         if not bool((item.t_end > item.systems.time).all()):
             raise InputError(
@@ -135,7 +137,7 @@ class Score(NamedTuple):
 
     rule: str
     systems: str
-    count: int
+    size: int  # number of systems
     force_evaluations: int
     failed: int  # systems that did not finish
     final: dict[str, float]  # quantiles of the final |E − E₀|/|E₀|; failed systems count as infinite
@@ -166,7 +168,7 @@ def verdict(scores: Sequence[Score]) -> list[str]:
         pairs = [
             (f"{which} error, {name}", getattr(ours, kind)[name], getattr(other, kind)[name])
             for kind, which in (("final", "final"), ("mean", "time-averaged"))
-            for name in (QUANTILES if other.count > 1 else ["median"])
+            for name in (QUANTILES if other.size > 1 else ["median"])
         ]
         lost = [f"{what} ({a:.1e} against {b:.1e})" for what, a, b in pairs if not a <= b]
         head = f"{other.systems}, against the {other.rule}: the learned policy "
@@ -184,7 +186,7 @@ def result_summary(result: Result) -> dict[str, Any]:
         "rule": numbers.rule,
         "constant": result.rule.constant,
         "systems": numbers.systems,
-        "count": numbers.count,
+        "count": numbers.size,
         "status": {name: int((info.status == code).sum()) for code, name in enumerate(STATUS_NAMES)},
         "steps": int(info.steps.sum()),
         "force_evaluations": numbers.force_evaluations,

@@ -66,7 +66,7 @@ def load_systems(
             orbit or file in units with another G.
     """
     sets = [_load(spec, fold_in(seed, "systems", number), G, where) for number, spec in enumerate(specs)]
-    return [SystemSet(s.label, *cast(tuple(s[1:]), dtype=dtype, device=device)) for s in sets]
+    return [SystemSet(s.label, *cast(_tensors(s), dtype=dtype, device=device)) for s in sets]
 
 
 def group_by_shape(sets: Sequence[SystemSet]) -> list[SystemSet]:
@@ -75,9 +75,14 @@ def group_by_shape(sets: Sequence[SystemSet]) -> list[SystemSet]:
     for item in sets:
         shapes.setdefault(tuple(item.systems.position.shape[1:]), []).append(item)
     return [
-        SystemSet(" + ".join(s.label for s in same), *concatenate([tuple(s[1:]) for s in same]))
+        SystemSet(" + ".join(s.label for s in same), *concatenate([_tensors(s) for s in same]))
         for same in shapes.values()
     ]
+
+
+def _tensors(item: SystemSet) -> tuple[System, Tensor, Tensor]:
+    """The set without its label, which is no tensor."""
+    return item.systems, item.period, item.t_end
 
 
 def _load(spec: Spec, seed: int, G: float, where: str) -> SystemSet:

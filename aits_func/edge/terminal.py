@@ -44,9 +44,9 @@ def print_scores(scores: Sequence[Score]) -> None:
         if new_set and number:
             table.add_section()
         errors = [f"{value:.1e}" for kind in (row.final, row.mean) for value in kind.values()]
-        if row.count == 1:
+        if row.size == 1:
             errors[1] = errors[3] = ""
-        label = f"{row.systems} ({row.count})" if new_set else ""
+        label = f"{row.systems} ({row.size})" if new_set else ""
         table.add_row(label, row.rule, f"{row.force_evaluations:,}", str(row.failed), *errors)
     _console().print(table)
 

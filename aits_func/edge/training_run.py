@@ -181,7 +181,7 @@ def _failure(info: EpochInfo, config: TrainConfig) -> str:
         return ""
     stuck = info.collect.stuck[0]
     return (
-        f"epoch {info.epoch}: system {stuck.index} of group {stuck.group} was rejected {config.max_retrain_steps} times "
+        f"epoch {info.epoch}: system {stuck.system} of group {stuck.group} was rejected {config.max_retrain_steps} times "
         f"in a row (energy error {stuck.energy_error:.3g} at dt = {stuck.dt:.3g}, threshold "
         f"{config.energy_threshold:g}); raise learning_rate, max_retrain_steps or energy_threshold"
     )

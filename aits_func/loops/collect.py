@@ -13,7 +13,7 @@ from ..base.tree import concatenate, select, take
 from ..base.types import Population, Sample, StepInfo, System, TrainState
 from ..learning.optimizers import GradientTransformation
 from ..physics.gravity import Gravity
-from ..timestep.window import first_sample, is_full, push
+from ..timestep.window import first_sample, push
 from .objective import Groups, Learner, count_samples
 
 COMPLETE, RETRAIN_LIMIT = "complete", "retrain_limit"
@@ -23,7 +23,7 @@ class Stuck(NamedTuple):
     """The step that could not be learned within max_retrain_steps: plain numbers."""
 
     group: int  # which group of the population
-    index: int  # which system of the group
+    system: int  # which system of the group
     energy_error: float  # relative energy error of the last attempt
     dt: float  # time; the step of the last attempt
 

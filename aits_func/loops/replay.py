@@ -125,7 +125,8 @@ def generalize_on_trajectory(
         seen.append(_summarize(loss, info))
         # The one host sync of an iteration; `seen` stays on the device until the end.
         if bool(_verdict(learner.objective, batch, info, convergence)) and (
-            convergence != "trajectory" or _trajectory_passes(learner.objective, state.params, groups, replay_batch_size)
+            convergence != "trajectory"
+            or _trajectory_passes(learner.objective, state.params, groups, replay_batch_size)
         ):
             return state, _report(learner.objective, state.params, groups, seen, converged=True)
         state = updated

@@ -146,7 +146,9 @@ def _kinetic_scale(gravity: Gravity, systems: System) -> Tensor:
 def _begin(system: System, energy: Tensor, integrator: Integrator, history_len: int) -> _Run:
     zero = torch.zeros_like(system.time)
     count = torch.zeros_like(zero, dtype=torch.int64)
-    return _Run(first_sample(system, history_len), integrator.init(system), count, count, count, energy, zero, zero, zero)
+    return _Run(
+        first_sample(system, history_len), integrator.init(system), count, count, count, energy, zero, zero, zero
+    )
 
 
 def _advance(
@@ -203,9 +205,7 @@ def _frame(runs: _Run, dt: Tensor) -> Recording:
     return Recording(system.time, system.position, dt, runs.error)
 
 
-def _report(
-    start: System, runs: _Run, integrator: Integrator, n_steps: int, frames: list[Recording]
-) -> SimulationInfo:
+def _report(start: System, runs: _Run, integrator: Integrator, n_steps: int, frames: list[Recording]) -> SimulationInfo:
     end = runs.sample.system
     elapsed = end.time - start.time
     span = torch.where(elapsed > 0, elapsed, torch.ones_like(elapsed))

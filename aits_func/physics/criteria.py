@@ -70,7 +70,9 @@ def fly_by(gravity: Gravity, *, eta: float = 0.02) -> Criterion:
     return _minimum(lambda system: fly_by_rate_squared(gravity, system), eta, "fly_by")
 
 
-def p_norm(gravity: Gravity, *, eta: float = 0.02, p: float = 2.0, pairs: tuple[str, ...] = ("free_fall",)) -> Criterion:
+def p_norm(
+    gravity: Gravity, *, eta: float = 0.02, p: float = 2.0, pairs: tuple[str, ...] = ("free_fall",)
+) -> Criterion:
     """A smooth minimum over pair times, dt = η (Σ_ij τ_ij^-p)^{-1/p}.
 
     Args:

@@ -26,9 +26,7 @@ class Field(NamedTuple):
     static: bool = False
 
 
-def build_tidal_field(
-    mass: float, position: Sequence[float] | Callable[[Tensor], Tensor], *, G: float = 1.0
-) -> Field:
+def build_tidal_field(mass: float, position: Sequence[float] | Callable[[Tensor], Tensor], *, G: float = 1.0) -> Field:
     """Tidal field of a distant point mass, in the frame that falls freely with the origin.
 
         a(x) = G M [(R − x)/|R − x|³ − R/|R|³]

@@ -202,4 +202,5 @@ def _field_derivatives(field: Field, system: System, acceleration: Tensor) -> tu
         return jvp(along, (x, t), (v, unit))[1]
 
     start = (system.position, system.velocity, system.time)
-    return jvp(jerk, start, (system.velocity, acceleration, unit))
+    value, derivative = jvp(jerk, start, (system.velocity, acceleration, unit))  # type: ignore[misc]
+    return value, derivative

@@ -77,8 +77,8 @@ def two_body_orbit(
 
     Example:
         >>> system = two_body_orbit(mass=[1.0, 1.0], semi_major_axis=1.0, eccentricity=0.5)
-        >>> system.position.tolist()
-        [[-0.25, 0.0], [0.25, 0.0]]
+        >>> system.position[1].tolist()
+        [0.25, 0.0]
     """
     where = "two_body_orbit"
     require(dimensions in (2, 3), f"{where}: dimensions must be 2 or 3, got {dimensions}")
@@ -99,13 +99,13 @@ def two_body_orbit(
     }
     elements = {name: torch.as_tensor(value, dtype=m.dtype, device=m.device) for name, value in given.items()}
     _check_elements(where, m, elements, dimensions)
-    a, e, angle, i, node, pericentre = elements.values()
+    total = m.sum(-1)
+    mu, a, e, angle, i, node, pericentre = torch.broadcast_tensors(G * total, *elements.values())
     E = eccentric_anomaly(angle, e) if true_anomaly is None else _from_true_anomaly(angle, e)
-    r, v = relative_orbit(G * m.sum(-1), a, e, E, rotation(node, i, pericentre))
-    batch = r.shape[:-1]
-    shares = (m.flip(-1) / m.sum(-1, keepdim=True) * m.new_tensor([-1.0, 1.0])).expand(*batch, 2)[..., None]
+    r, v = relative_orbit(mu, a, e, E, rotation(node, i, pericentre))
+    shares = torch.stack([-m[..., 1] / total, m[..., 0] / total], -1)[..., None]
     position, velocity = (shares * x[..., None, :dimensions] for x in (r, v))
-    return make_system(m.expand(*batch, 2).clone(), position, velocity)
+    return make_system(m.expand(position.shape[:-1]).clone(), position, velocity)
 
 
 def _check_elements(where: str, mass: Tensor, elements: dict[str, Tensor], dimensions: int) -> None:

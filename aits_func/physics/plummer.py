@@ -24,9 +24,9 @@ def plummer_sphere(seed: int, count: int, *, bodies: int = 16, exact_units: bool
     lengths are multiplied by 3π/16 and speeds by √(16/3π), and the centre of mass is moved to rest
     at the origin.
 
-    These units hold on average over many bodies. With ``exact_units`` positions and velocities are
-    then scaled (virial scaling) so that every system has W = −G/2 and K = G/4 to rounding: energy
-    −G/4, virial ratio K/|W| = 1/2.
+    These units hold on average over many bodies, and within 3 % for the cut below. With
+    ``exact_units`` positions and velocities are then scaled (virial scaling) so that every system
+    has W = −G/2 and K = G/4 to rounding: energy −G/4, virial ratio K/|W| = 1/2.
 
     Deviations: q and the direction of motion come from twelve Gaussian numbers, as q² is
     χ²(3) / χ²(12) distributed and the number of draws is then fixed, not by rejection; and the

@@ -119,9 +119,7 @@ def auto_scales(system: System, gravity: Gravity) -> Scales:
     return Scales(length, speed, strength, length / speed)
 
 
-def manual_scales(
-    length: float, speed: float, acceleration: float | None = None, time: float | None = None
-) -> Scales:
+def manual_scales(length: float, speed: float, acceleration: float | None = None, time: float | None = None) -> Scales:
     """Units given by hand: L0, V0, and unless given A0 = V0²/L0 and T0 = L0/V0.
 
     Args:
@@ -180,7 +178,10 @@ def _names(*groups: tuple[str, Sequence[str]]) -> tuple[str, ...]:
 _COUNTS = ("bodies", "dimensions", "total mass")
 _MEAN_MAX, _FOUR, _THREE = ("mean", "max"), ("mean", "min", "max", "rms"), ("mean", "max", "rms")
 _STATE_FEATURES: dict[str, tuple[Callable[[Gravity, Scales, System], Tensor], tuple[str, ...]]] = {
-    "basic": (_basic, _names(("", _COUNTS), ("r", _MEAN_MAX), ("v", _MEAN_MAX), ("a", _MEAN_MAX), ("pair", ("min", "mean")))),
+    "basic": (
+        _basic,
+        _names(("", _COUNTS), ("r", _MEAN_MAX), ("v", _MEAN_MAX), ("a", _MEAN_MAX), ("pair", ("min", "mean"))),
+    ),
     "rich": (
         _rich,
         _names(
@@ -242,7 +243,9 @@ def _magnitude(x: Tensor) -> Tensor:
     """|x| over the last axis, with derivative 0 at 0 (a root masked before and after)."""
     square = x.pow(2).sum(-1)
     positive = square > 0
-    return torch.where(positive, torch.where(positive, square, torch.ones_like(square)).sqrt(), torch.zeros_like(square))
+    return torch.where(
+        positive, torch.where(positive, square, torch.ones_like(square)).sqrt(), torch.zeros_like(square)
+    )
 
 
 def _rms(x: Tensor) -> Tensor:

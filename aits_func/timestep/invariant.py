@@ -123,7 +123,9 @@ def _whole_terms(
     bounded = torch.stack([kinetic / (kinetic + potential.abs()), _jerk_share(j_j, a_a * s_s)])
     numerators = torch.stack([depth, a_j**2, v_s**2, s_s])
     denominators = torch.stack([energy, energy * power, energy * power, force])
-    return torch.cat([bounded, _soft_log(numerators, denominators, torch.stack([depth, depth * power, depth * power, force]))])
+    return torch.cat(
+        [bounded, _soft_log(numerators, denominators, torch.stack([depth, depth * power, depth * power, force]))]
+    )
 
 
 def _jerk_share(jerk_squared: Tensor, product_squared: Tensor) -> Tensor:

@@ -65,9 +65,7 @@ def build_residual_policy(
         ValueError: if bound is not > 1, or an argument of the network is out of range.
     """
     require(1 < bound < math.inf, f"build_residual_policy: bound must be > 1 (a factor, e.g. 4), got {bound}")
-    network = build_mlp(
-        features.size, hidden, activation=activation, zero_last=True, fourier_features=fourier_features
-    )
+    network = build_mlp(features.size, hidden, activation=activation, zero_last=True, fourier_features=fourier_features)
     exponent = math.log(bound)
 
     def init(seed: int) -> Params:

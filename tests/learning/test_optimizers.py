@@ -226,9 +226,14 @@ def test_the_gradient_by_the_learning_rate_through_five_updates_is_the_finite_di
 
 @builders
 def test_a_weight_without_gradient_does_not_poison_the_gradient_by_the_learning_rate(build):
+    def dead(params):
+        """The gradient by ``unused`` is 0 by way of a function of ``used``, as behind a dead unit."""
+        return params["used"].cosh().sum() + (params["unused"] * torch.relu(-params["used"].pow(2))).sum()
+
     def after(rate):
         params = {"used": tensor([1.0, 2.0]), "unused": tensor([0.0, 3.0])}
-        return run(build(rate), params, steps=3, gradient=grad(lambda p: p["used"].cosh().sum()))["used"].sum()
+        new = run(build(rate), params, steps=3, gradient=grad(dead))
+        return sum(leaf.sum() for leaf in tree.leaves(new))
 
     assert grad(after)(tensor(0.03)).isfinite()
     assert grad(grad(after))(tensor(0.03)).isfinite()

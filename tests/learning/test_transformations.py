@@ -76,6 +76,12 @@ def test_the_gradient_flows_to_a_tensor_bound():
     torch.testing.assert_close(slope, norm / (norm + 1e-6), rtol=1e-14, atol=0)
 
 
+def test_a_bound_in_float64_leaves_gradients_in_float32():
+    grads = tree.cast(make_grads(100.0), dtype=torch.float32)
+    updates = clipped(grads, torch.tensor(1.0, dtype=torch.float64))
+    assert {leaf.dtype for leaf in tree.leaves(updates)} == {torch.float32}
+
+
 def test_the_safe_root_is_the_root_with_derivative_zero_at_zero():
     x = torch.tensor([0.0, 4.0, 1e-300], dtype=torch.float64)
     assert torch.equal(safe_root(x), x.sqrt())
