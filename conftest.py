@@ -19,6 +19,8 @@ def pytest_addoption(parser):
 
 
 def pytest_configure(config):
+    # The first jvp of a process makes torch 2.13 script a few functions of its own, and warn of that.
+    config.addinivalue_line("filterwarnings", "ignore:.torch.jit.script. is deprecated:DeprecationWarning")
     if config.getoption("--hypothesis-profile", default=None) is None:
         settings.load_profile("deep" if config.getoption("--deep") else "default")
 

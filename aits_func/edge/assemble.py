@@ -9,6 +9,7 @@ from torch.func import vmap
 from ..base.tree import cast, take
 from ..base.types import Params, System
 from ..learning.optimizers import build_optimizer
+from ..learning.schedules import LearningRate, cosine_decay
 from ..learning.transformations import GradientTransformation
 from ..loops.objective import Learner, build_learner
 from ..physics.criteria import Criterion, build_criterion
@@ -93,7 +94,7 @@ def build_training(config: TrainConfig, physics: Physics) -> Training:
     features, policy = build_policy(config, physics.gravity)
     optimizer = build_optimizer(
         config.optimizer,
-        config.learning_rate,
+        _learning_rate(config),
         weight_decay=config.weight_decay,
         clip_norm=config.clip_norm or None,
         momentum=config.momentum if config.optimizer == "sgd" else 0.0,
@@ -108,6 +109,13 @@ def build_training(config: TrainConfig, physics: Physics) -> Training:
     )
     learner = build_learner(step, optimizer, E_lower=config.E_lower, E_upper=config.E_upper)
     return Training(physics, features, policy, optimizer, learner)
+
+
+def _learning_rate(config: TrainConfig) -> LearningRate:
+    """Constant, or on a cosine down to a hundredth; not to zero, or a later collection could not retrain."""
+    if not config.decay_steps:
+        return config.learning_rate
+    return cosine_decay(config.learning_rate, config.decay_steps, final=0.01 * config.learning_rate)
 
 
 def build_policy(config: TrainConfig, gravity: Gravity) -> tuple[Features, Policy]:

@@ -64,6 +64,7 @@ class TrainConfig(PhysicsConfig):
     fourier_features: int = 0
     optimizer: str = "adamw"
     learning_rate: float = 3e-3
+    decay_steps: int = 0
     weight_decay: float = 1e-2
     momentum: float = 0.0
     clip_norm: float = 0.0
@@ -133,7 +134,7 @@ _AT_LEAST: dict[str, float] = {
     **dict.fromkeys(("replay_steps", "max_steps"), 1),
     **dict.fromkeys(("seed", "threads", "softening", "history_len", "acceleration_scale", "time_scale"), 0),
     **dict.fromkeys(
-        ("fourier_features", "weight_decay", "momentum", "clip_norm", "min_replay_size", "record_every"), 0
+        ("fourier_features", "decay_steps", "weight_decay", "momentum", "clip_norm", "min_replay_size", "record_every"), 0
     ),
 }
 _ABOVE: dict[str, float] = {

@@ -19,6 +19,7 @@ eta = 0.02
 hidden = [64, 64]
 optimizer = "adamw"
 learning_rate = 3e-3
+decay_steps = 2000           # updates over which it falls to a hundredth, on a cosine; 0: constant
 epochs = 20
 steps_per_epoch = 32
 E_lower = 1e-6               # the band of relative energy errors of one step

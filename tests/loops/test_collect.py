@@ -314,7 +314,7 @@ def test_at_the_retrain_limit_the_stuck_system_is_named_and_what_was_collected_i
     assert len(info.stuck) == 1
     stuck = info.stuck[0]
     last = spy.attempts[-1][2][1]  # of the second group
-    assert (stuck.group, stuck.index) == (1, 1)
+    assert (stuck.group, stuck.system) == (1, 1)
     assert stuck.energy_error == last.energy_error[1]
     assert stuck.dt == last.dt[1]
     assert stuck.energy_error == pytest.approx(5.0 * stuck.dt**3, rel=1e-14)
@@ -330,7 +330,7 @@ def test_at_the_retrain_limit_the_stuck_system_is_named_and_what_was_collected_i
 def test_several_may_be_stuck_at_once_and_all_are_named():
     spy = Spy(optimizer=sgd(1e-6))
     _, _, info = spy.collect(spy.state(stub_systems([5.0, 0.01, 8.0])), max_retrain_steps=3)
-    assert [(s.group, s.index) for s in info.stuck] == [(0, 0), (0, 2)]
+    assert [(s.group, s.system) for s in info.stuck] == [(0, 0), (0, 2)]
     assert all(isinstance(s, Stuck) for s in info.stuck)
 
 

@@ -175,9 +175,7 @@ def test_without_a_restart_systems_that_have_reached_their_end_leave_an_empty_ep
     assert first[1].collect.accepted == 3  # one step each takes them past it
     assert (second[1].collect.accepted, second[1].trajectory) == (0, ())
     assert (second[1].replay.converged, second[1].replay.iterations) == (True, 0)
-    again = list(
-        run_two_phase_training(state, learner=learner, epochs=2, restart_from=state.population, **OPTIONS)
-    )
+    again = list(run_two_phase_training(state, learner=learner, epochs=2, restart_from=state.population, **OPTIONS))
     assert [info.collect.accepted for _, info in again] == [3, 3]
 
 

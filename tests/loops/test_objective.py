@@ -290,7 +290,7 @@ def test_one_exploded_sample_does_not_keep_the_others_from_learning():
     batch = (group._replace(system=group.system._replace(velocity=velocity)),)
     after, (_, info) = learner.update(state, batch, "all")
     assert info.exploded.tolist() == [False, True]
-    assert tree.all_finite(after.params)
+    assert all(leaf.isfinite().all() for leaf in tree.leaves(after.params))
     assert not torch.equal(after.params["network"][-1].bias, state.params["network"][-1].bias)
 
 

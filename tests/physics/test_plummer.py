@@ -82,6 +82,8 @@ def test_places_and_motions_are_isotropic_and_know_nothing_of_each_other(raw):
         tensor = torch.einsum("bni,bnj->ij", direction, direction) / n
         # Each n_i n_j has variance below 4/45; four standard errors.
         assert (tensor - torch.eye(3, dtype=torch.float64) / 3).abs().max() < 4 * math.sqrt(4 / 45 / n)
+        # The mean of n_i⁴ is 1/5, and its variance 1/9 − 1/25: this tells a sphere from a cube.
+        assert (direction.pow(4).mean((0, 1)) - 0.2).abs().max() < 4 * math.sqrt((1 / 9 - 1 / 25) / n)
     assert (place * motion).sum(-1).mean().abs() < 4 * math.sqrt(1 / 3 / n)
 
 

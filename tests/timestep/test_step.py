@@ -282,12 +282,9 @@ def test_vmap_over_samples_is_the_loop():
         assert info.accepted[row] == its_info.accepted
 
 
-# torch compiles its forward-mode rules at the first jvp of a process, with a warning about its own means.
-forward_mode = pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")
 MOVING = build_tidal_field(0.5, straight_path([3.0, 1.0], [-1.0, 0.4]))
 
 
-@forward_mode
 def test_in_a_moving_field_what_is_weighed_is_the_energy_less_the_work():
     gravity = build_gravity(softening=SOFTENING, field=MOVING)
     system = tree.take(gaussian_cluster(2, 1, position_scale=1.0, velocity_scale=0.5), 0)
@@ -313,7 +310,6 @@ def test_in_a_moving_field_what_is_weighed_is_the_energy_less_the_work():
     assert abs(end - before) / abs(before) > 30 * info.energy_error
 
 
-@forward_mode
 def test_in_a_moving_field_the_error_of_one_step_is_of_third_order():
     gravity = build_gravity(softening=SOFTENING, field=MOVING)
     system = tree.take(gaussian_cluster(2, 1, position_scale=1.0, velocity_scale=0.5), 0)

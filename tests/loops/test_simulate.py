@@ -1,0 +1,415 @@
+"""Simulation against a leapfrog written as a plain loop: states, statuses, and every number of the report."""
+
+import math
+
+import pytest
+import torch
+from torch.func import vmap
+
+from aits_func.base import tree
+from aits_func.base.types import System
+from aits_func.loops.simulate import (
+    FINISHED,
+    NOT_FINITE,
+    STALLED,
+    STATUS_NAMES,
+    STEP_LIMIT,
+    simulate,
+)
+from aits_func.physics.criteria import free_fall
+from aits_func.physics.fields import build_tidal_field, straight_path
+from aits_func.physics.gravity import build_gravity
+from aits_func.physics.initial_conditions import gaussian_cluster
+from aits_func.physics.integrators import build_leapfrog_dkd, build_leapfrog_kdk
+from aits_func.timestep.features import build_features
+from aits_func.timestep.policy import Policy, build_criterion_policy, build_mlp_policy
+from aits_func.timestep.window import first_sample, push
+
+SOFTENING = 0.1
+GRAVITY = build_gravity(softening=SOFTENING)
+KDK = build_leapfrog_kdk(GRAVITY)
+# Leapfrogs of triples over a time unit part by rounding, 1e-16 a step, magnified by their divergence: 7e-13 measured.
+TRAJECTORY = {"rtol": 1e-11, "atol": 1e-12}
+
+
+def tensor(value):
+    return torch.tensor(value, dtype=torch.float64)
+
+
+def triples(count=3, *, dimensions=2, seed=1, time=0.0):
+    systems = gaussian_cluster(
+        seed, count, bodies=3, dimensions=dimensions, position_scale=1.0, velocity_scale=0.5, mass_range=(0.5, 2.0)
+    )
+    return systems._replace(time=torch.full_like(systems.time, time))
+
+
+def steps_of(dt):
+    """A policy without parameters that always says dt; exactly, where exp(ln dt) might round."""
+    return Policy(lambda seed: (), lambda params, system, window: torch.full_like(system.time, dt))
+
+
+# Steps that differ from state to state: a fraction of the time in which the bodies of this state cross 1.
+VARYING = Policy(lambda seed: (), lambda params, system, window: 0.02 / (0.3 + system.velocity.pow(2).sum().sqrt()))
+
+
+def run(systems, policy=VARYING, *, gravity=GRAVITY, integrator=KDK, params=(), **options):
+    return simulate(params, systems, policy=policy, gravity=gravity, integrator=integrator, **options)
+
+
+def naive_acceleration(mass, x):
+    rows = []
+    for i in range(len(mass)):
+        d = [x[j] - x[i] for j in range(len(mass))]
+        rows.append(sum(m * r / ((r * r).sum() + SOFTENING**2) ** 1.5 for m, r in zip(mass, d, strict=True)))
+    return torch.stack(rows)
+
+
+def naive_energies(mass, x, v):
+    kinetic = (0.5 * mass * (v * v).sum(-1)).sum()
+    potential = 0.0
+    for i in range(len(mass)):
+        for j in range(i):
+            potential = potential - mass[i] * mass[j] / (((x[j] - x[i]) ** 2).sum() + SOFTENING**2).sqrt()
+    return kinetic, potential
+
+
+def naive_run(system, policy, t_end, *, n_steps=1, threshold=2e-4, energy_scale="total", history_len=0, params=()):
+    """One system, one step at a time: (system, log of every step, summary)."""
+    mass, x, v, time, _ = system
+    kinetic, potential = naive_energies(mass, x, v)
+    e0 = kinetic + potential
+    scale = abs(e0) if energy_scale == "total" else kinetic + abs(potential)
+    last, area, over, log = e0, 0.0, 0, []
+    window = first_sample(system, history_len).window
+    while time < t_end:
+        now = System(mass, x, v, time, torch.zeros_like(time))
+        predicted = policy.apply(params, now, window)
+        left = (t_end - time) / n_steps
+        dt, end = (left, t_end) if left < predicted else (predicted, time + n_steps * predicted)
+        window = push(window, now, dt)
+        for _ in range(n_steps):
+            v = v + dt / 2 * naive_acceleration(mass, x)
+            x = x + dt * v
+            v = v + dt / 2 * naive_acceleration(mass, x)
+        energy = sum(naive_energies(mass, x, v))
+        error = abs(energy - e0) / scale
+        area, over = area + error * (end - time), over + int(abs(energy - last) / scale >= threshold)
+        last, time = energy, end
+        log.append((time, x, dt, error))
+    return x, v, log, area / (time - system.time), over
+
+
+# --- states ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_constant_steps_are_a_plain_leapfrog_loop(dimensions):
+    systems = triples(dimensions=dimensions)
+    after, info = run(systems, steps_of(1 / 64), t_end=1.5)
+    assert info.steps.tolist() == [96] * 3  # powers of 2: no step left over
+    assert torch.equal(after.time, tensor([1.5] * 3))
+    for row in range(3):
+        mass, x, v = (leaf[row] for leaf in systems[:3])
+        for _ in range(96):
+            v = v + naive_acceleration(mass, x) / 128
+            x = x + v / 64
+            v = v + naive_acceleration(mass, x) / 128
+        torch.testing.assert_close(after.position[row], x, **TRAJECTORY)
+        torch.testing.assert_close(after.velocity[row], v, **TRAJECTORY)
+    assert torch.equal(after.mass, systems.mass)
+
+
+@pytest.mark.parametrize("n_steps", [1, 3])
+@pytest.mark.parametrize("energy_scale", ["total", "kinetic"])
+def test_predicted_steps_and_all_of_the_report_are_those_of_a_plain_loop(n_steps, energy_scale):
+    systems, threshold = triples(), 2e-5
+    ends = tensor([0.7, 0.31, 1.0])
+    after, info = run(systems, t_end=ends, n_steps=n_steps, energy_scale=energy_scale, energy_threshold=threshold)
+    for row in range(3):
+        system = tree.take(systems, row)
+        x, v, log, mean_error, over = naive_run(
+            system, VARYING, ends[row], n_steps=n_steps, energy_scale=energy_scale, threshold=threshold
+        )
+        torch.testing.assert_close(after.position[row], x, **TRAJECTORY)
+        torch.testing.assert_close(after.velocity[row], v, **TRAJECTORY)
+        errors = torch.stack([error for *_, error in log])
+        # relative energy errors are differences that carry 1e-14 after some hundred steps
+        torch.testing.assert_close(info.final_energy_error[row], errors[-1], rtol=0, atol=1e-12)
+        torch.testing.assert_close(info.max_energy_error[row], errors.amax(), rtol=0, atol=1e-12)
+        torch.testing.assert_close(info.mean_energy_error[row], mean_error, rtol=0, atol=1e-12)
+        assert int(info.steps[row]) == len(log)
+        assert int(info.over_threshold[row]) == over
+        torch.testing.assert_close(info.mean_dt[row], ends[row] / len(log), rtol=1e-14, atol=0)
+    assert info.status.tolist() == [FINISHED] * 3
+    assert 0 < info.over_threshold.sum() < info.steps.sum()
+
+
+def test_a_policy_that_remembers_gets_the_window_of_the_run():
+    # a step that grows from the last one: a wrong window would show at once
+    policy = Policy(
+        lambda seed: (),
+        lambda params, system, window: 0.01 + 0.5 * window.dt[-1] + 0.1 * window.dt[0] + 0.01 * window.valid.sum(),
+    )
+    features = build_features("delta_mag", GRAVITY, history_len=2)
+    network = build_mlp_policy(features, hidden=(4,))
+    params = network.init(0)
+    params = {"network": (*params["network"][:-1], params["network"][-1]._replace(bias=tensor([-4.0])))}
+    systems = triples(2)
+    for policy_, params_ in [(policy, ()), (network, params)]:
+        after, info = run(systems, policy_, params=params_, t_end=1.0, history_len=2)
+        for row in range(2):
+            x, v, log, *_ = naive_run(tree.take(systems, row), policy_, tensor(1.0), history_len=2, params=params_)
+            assert int(info.steps[row]) == len(log)
+            torch.testing.assert_close(after.position[row], x, **TRAJECTORY)
+            torch.testing.assert_close(after.velocity[row], v, **TRAJECTORY)
+
+
+def test_a_batch_is_its_systems_one_by_one():
+    systems, ends = triples(4, dimensions=3), tensor([0.9, 0.2, 0.5, 0.7])
+    after, info = run(systems, t_end=ends, record_every=3)
+    for row in range(4):
+        alone, its_info = run(tree.take(systems, slice(row, row + 1)), t_end=ends[row : row + 1], record_every=3)
+        for ours, theirs in zip(after, alone, strict=True):
+            torch.testing.assert_close(ours[row], theirs[0], **TRAJECTORY)
+        for name, ours, theirs in zip(info._fields[:-1], info, its_info, strict=False):
+            torch.testing.assert_close(ours[row], theirs[0], rtol=1e-10, atol=1e-12, msg=lambda t, n=name: f"{n}: {t}")
+
+
+def test_every_system_ends_exactly_at_its_own_time():
+    systems = triples(5)
+    ends = tensor([0.1, 0.3, 1 / 3, 0.7, 0.123456789])
+    for n_steps in (1, 2, 3):
+        after, info = run(systems, t_end=ends, n_steps=n_steps)
+        assert torch.equal(after.time, ends)
+        assert info.status.tolist() == [FINISHED] * 5
+    after, _ = run(systems, t_end=0.75)  # one for all
+    assert after.time.tolist() == [0.75] * 5
+
+
+def test_systems_may_start_at_any_time():
+    systems = triples(2)._replace(time=tensor([-3.0, 5.0]))
+    after, info = run(systems, steps_of(1 / 32), t_end=tensor([-2.5, 5.25]))
+    assert after.time.tolist() == [-2.5, 5.25]
+    assert info.steps.tolist() == [16, 8]
+    assert info.mean_dt.tolist() == [1 / 32] * 2
+
+
+def test_a_last_step_is_shortened_and_an_infinite_one_goes_to_the_end_at_once():
+    after, info = run(triples(1), steps_of(0.4), t_end=1.0, record_every=1)
+    assert info.steps.tolist() == [3]
+    assert info.recording.dt[:4, 0].tolist() == pytest.approx([0.0, 0.4, 0.4, 0.2], rel=1e-15)
+    after, info = run(triples(1), steps_of(math.inf), t_end=1 / 64)
+    assert (info.steps.tolist(), after.time.tolist(), info.status.tolist()) == ([1], [1 / 64], [FINISHED])
+
+
+def test_the_input_is_not_changed_and_no_global_generator_is_touched():
+    systems = triples()
+    before, generator = [leaf.clone() for leaf in systems], torch.get_rng_state()
+    run(systems, t_end=0.3, record_every=1)
+    assert all(torch.equal(leaf, old) for leaf, old in zip(systems, before, strict=True))
+    assert torch.equal(torch.get_rng_state(), generator)
+
+
+# --- statuses --------------------------------------------------------------------------------------------------------
+
+
+def per_system(values):
+    """A policy whose step hangs on the mass of body 0: one rule for each system of a batch."""
+    table = tensor(values)
+
+    def apply(params, system, window):
+        return (torch.arange(len(values)) == system.mass[0].round().long()).to(table) @ table.nan_to_num(nan=-1.0)
+
+    def with_nan(params, system, window):
+        dt = apply(params, system, window)
+        return torch.where(dt == -1.0, math.nan, dt)
+
+    return Policy(lambda seed: (), with_nan)
+
+
+def numbered(count, **options):
+    """Systems whose body 0 has the mass 0, 1, 2, ...: the number of each."""
+    systems = triples(count, **options)
+    mass = systems.mass.clone()
+    mass[:, 0] = torch.arange(count)
+    return systems._replace(mass=mass)
+
+
+def test_every_system_of_a_batch_gets_the_status_it_deserves_and_the_others_go_on():
+    # 0 finishes; 1 runs out of steps; 2 says NaN; 3 says 0; 4 says less than the clock can hold; 5 goes back
+    systems = numbered(6, time=1.0)
+    policy = per_system([1 / 32, 1 / 1024, math.nan, 0.0, 1e-20, -0.1])
+    after, info = run(systems, policy, t_end=2.0, max_steps=40)
+    assert info.status.tolist() == [FINISHED, STEP_LIMIT, NOT_FINITE, STALLED, STALLED, STALLED]
+    assert info.steps.tolist() == [32, 40, 0, 0, 0, 0]
+    assert after.time.tolist() == [2.0, 1.0 + 40 / 1024, 1.0, 1.0, 1.0, 1.0]
+    for leaf, old in zip(after, systems, strict=True):
+        assert torch.equal(leaf[2:], old[2:])
+    assert info.mean_dt.tolist() == [1 / 32, 1 / 1024, 0.0, 0.0, 0.0, 0.0]
+    assert info.mean_energy_error[2:].tolist() == [0.0] * 4
+    assert info.force_evaluations.tolist() == [33, 41, 1, 1, 1, 1]
+    assert [STATUS_NAMES[s] for s in info.status] == [
+        "finished", "step limit", "not finite", "stalled", "stalled", "stalled"
+    ]  # fmt: skip
+
+
+def test_the_last_finite_state_is_what_a_system_that_explodes_leaves():
+    # after five ordinary steps it is kicked beyond the largest number
+    def apply(params, system, window):
+        return torch.where(system.time < 5 / 16, tensor(1 / 16), tensor(1e200))
+
+    policy = Policy(lambda seed: (), apply)
+    after, info = run(triples(2), policy, t_end=tensor(1e300), max_steps=50)
+    sane, _ = run(triples(2), policy, t_end=5 / 16)
+    assert info.status.tolist() == [NOT_FINITE] * 2
+    assert info.steps.tolist() == [5, 5]
+    for leaf, other in zip(after, sane, strict=True):
+        assert torch.equal(leaf, other)
+    assert all(number.isfinite().all() for number in info[4:-1])
+
+
+def test_reaching_the_end_with_the_last_step_allowed_is_finishing():
+    _, info = run(triples(1), steps_of(1 / 8), t_end=1.0, max_steps=8)
+    assert info.status.tolist() == [FINISHED]
+    after, info = run(triples(1), steps_of(1 / 8), t_end=1.0, max_steps=7)
+    assert (info.status.tolist(), after.time.tolist()) == ([STEP_LIMIT], [0.875])
+
+
+def test_a_system_that_is_done_does_not_change_while_others_go_on():
+    systems = triples(3)
+    short, _ = run(systems, t_end=tensor([0.25, 0.25, 0.25]))
+    long, info = run(systems, t_end=tensor([0.25, 3.0, 0.25]))
+    for row in (0, 2):
+        for leaf, other in zip(long, short, strict=True):
+            assert torch.equal(leaf[row], other[row])  # the same batch, so bit for bit
+    assert info.steps[1] > 5 * info.steps[0]
+    # nor does what is reported of it
+    _, after_short = run(systems, t_end=tensor([0.25] * 3))
+    for name, ours, theirs in zip(info._fields[:-1], info, after_short, strict=False):
+        assert torch.equal(ours[0], theirs[0]), name
+
+
+# --- the report ------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("build", [build_leapfrog_kdk, build_leapfrog_dkd])
+@pytest.mark.parametrize("n_steps", [1, 3])
+def test_force_evaluations_are_those_that_a_counting_gravity_sees(build, n_steps):
+    calls = []
+
+    def acceleration(mass, position, time):
+        calls.append(1)
+        return GRAVITY.acceleration(mass, position, time)
+
+    counting = GRAVITY._replace(acceleration=acceleration)
+    # stopped by the step limit, so that no frozen system is stepped in vain
+    _, info = run(triples(2), gravity=counting, integrator=build(counting), t_end=100.0, max_steps=7, n_steps=n_steps)
+    assert info.force_evaluations.tolist() == [len(calls)] * 2
+    assert len(calls) == 7 * n_steps + (build is build_leapfrog_kdk)
+
+
+@pytest.mark.parametrize("dimensions", [2, 3])
+def test_the_residuals_of_momentum_are_those_of_sums_over_bodies(dimensions):
+    # a tide, or they would be 0 but for rounding
+    field = build_tidal_field(3.0, [2.0, 1.0, 0.5][:dimensions])
+    gravity = build_gravity(softening=SOFTENING, field=field)
+    systems = triples(2, dimensions=dimensions)
+    after, info = run(systems, gravity=gravity, integrator=build_leapfrog_kdk(gravity), t_end=0.5)
+    for row in range(2):
+        change, turn = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
+        for state, sign in ((after, 1), (systems, -1)):
+            for m, x, v in zip(*(leaf[row] for leaf in state[:3]), strict=True):
+                x3, v3 = (torch.cat([place, torch.zeros(3 - dimensions)]) for place in (x, v))
+                change, turn = change + sign * m * v3, turn + sign * m * torch.linalg.cross(x3, v3)
+        # sums of three in another order
+        torch.testing.assert_close(info.momentum_residual[row], change.norm(), rtol=1e-12, atol=1e-14)
+        torch.testing.assert_close(info.angular_momentum_residual[row], turn.norm(), rtol=1e-12, atol=1e-14)
+    assert info.momentum_residual.min() > 1e-3
+    assert info.angular_momentum_residual.min() > 1e-4
+
+
+def test_without_a_field_leapfrog_keeps_both_momenta_to_rounding():
+    _, info = run(triples(3, dimensions=3), t_end=1.0)
+    # some hundred kicks of size 0.1, each antisymmetric to 1e-17
+    assert info.momentum_residual.max() < 1e-13
+    assert info.angular_momentum_residual.max() < 1e-13
+
+
+def test_in_a_moving_field_the_error_is_that_of_the_energy_less_the_work():
+    field = build_tidal_field(0.5, straight_path([3.0, 1.0], [-1.0, 0.4]))
+    gravity = build_gravity(softening=SOFTENING, field=field)
+    after, info = run(triples(2), gravity=gravity, integrator=build_leapfrog_kdk(gravity), t_end=0.5)
+    before = vmap(gravity.energy)(triples(2))
+    expected = (vmap(gravity.energy)(after) - before).abs() / before.abs()
+    torch.testing.assert_close(info.final_energy_error, expected, rtol=0, atol=1e-13)
+    # what the perturber did is more than the integrator's own error
+    assert (after.work.abs() / before.abs() > 4 * info.final_energy_error).all()
+
+
+def test_records_are_the_first_state_every_so_many_th_and_the_last():
+    systems = triples(2)
+    every, frames = 3, [naive_run(tree.take(systems, row), VARYING, tensor(0.5))[2] for row in range(2)]
+    after, info = run(systems, t_end=0.5, record_every=every)
+    recording = info.recording
+    assert recording.position.shape[1:] == (2, 3, 2)
+    assert len(recording.time) == len(recording.position) == len(recording.dt) == len(recording.energy_error)
+    assert torch.equal(recording.position[0], systems.position)
+    assert recording.time[0].tolist() == recording.dt[0].tolist() == recording.energy_error[0].tolist() == [0.0, 0.0]
+    for row, log in enumerate(frames):
+        for number, (time, x, dt, error) in enumerate(log[every - 1 :: every], start=1):
+            torch.testing.assert_close(recording.time[number, row], time, **TRAJECTORY)
+            torch.testing.assert_close(recording.position[number, row], x, **TRAJECTORY)
+            torch.testing.assert_close(recording.dt[number, row], dt, **TRAJECTORY)
+            torch.testing.assert_close(recording.energy_error[number, row], error, rtol=0, atol=1e-12)
+    assert torch.equal(recording.position[-1], after.position)
+    assert torch.equal(recording.time[-1], after.time)
+    assert torch.equal(recording.energy_error[-1], info.final_energy_error)
+
+
+def test_without_being_asked_for_more_only_the_first_and_the_last_state_are_recorded():
+    systems = triples(2)
+    after, info = run(systems, t_end=0.5)
+    assert torch.equal(info.recording.position, torch.stack([systems.position, after.position]))
+    assert info.recording.time.tolist() == [[0.0, 0.0], [0.5, 0.5]]
+
+
+def test_recording_changes_nothing_else():
+    plain, info = run(triples(2), t_end=0.5)
+    recorded, other = run(triples(2), t_end=0.5, record_every=2)
+    for leaf, same in zip((*plain, *info[:-1]), (*recorded, *other[:-1]), strict=True):
+        assert torch.equal(leaf, same)
+
+
+def test_float32_stays_float32():
+    single = tree.cast(triples(2), dtype=torch.float32)
+    after, info = run(single, steps_of(1 / 32), t_end=0.5)
+    assert {leaf.dtype for leaf in after} == {torch.float32}
+    assert info.final_energy_error.dtype == torch.float32
+    double, _ = run(triples(2), steps_of(1 / 32), t_end=0.5)
+    # 16 steps at 6e-8 of size 1 each, little magnified
+    torch.testing.assert_close(after.position.double(), double.position, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"t_end": 1.0}, "t_end must be finite and later than the start, got 1.0 for system 0, which starts at 1.0"),
+        ({"t_end": 0.5}, "t_end must be finite and later than the start"),
+        ({"t_end": math.inf}, "t_end must be finite and later than the start, got inf"),
+        ({"t_end": math.nan}, "t_end must be finite and later than the start, got nan"),
+        ({"t_end": tensor([2.0, 2.0, 0.5])}, "got 0.5 for system 2, which starts at 1.0"),
+        ({"t_end": 2.0, "n_steps": 0}, "n_steps must be >= 1, got 0"),
+        ({"t_end": 2.0, "max_steps": 0}, "max_steps must be >= 1, got 0"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(options, message):
+    with pytest.raises(ValueError, match=f"simulate: .*{message}"):
+        run(triples(time=1.0), **options)
+
+
+def test_a_criterion_works_as_the_policy():
+    policy = build_criterion_policy(free_fall(GRAVITY, eta=0.01))
+    after, info = run(triples(2), policy, params=policy.init(0), t_end=0.5)
+    x, _, log, *_ = naive_run(tree.take(triples(2), 0), policy, tensor(0.5), params=policy.init(0))
+    assert int(info.steps[0]) == len(log)
+    torch.testing.assert_close(after.position[0], x, **TRAJECTORY)
