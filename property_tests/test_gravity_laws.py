@@ -40,16 +40,10 @@ def assert_near(actual, expected, scale, tolerance=ROUNDING):
 @st.composite
 def fields(draw, dimensions):
     """No field, a static or a moving tidal field of a perturber that is far from all bodies."""
-    direction = draw(rotations(dimensions))[0]
-    place, drift = (
-        (10 * direction).tolist(),
-        draw(st.lists(numbers(-0.5, 0.5), min_size=dimensions, max_size=dimensions)),
-    )
-    return draw(
-        st.sampled_from(
-            [None, build_tidal_field(50.0, place, G=1.7), build_tidal_field(50.0, straight_path(place, drift), G=1.7)]
-        )
-    )
+    place = (10 * draw(rotations(dimensions))[0]).tolist()
+    drift = draw(st.lists(numbers(-0.5, 0.5), min_size=dimensions, max_size=dimensions))
+    static, moving = (build_tidal_field(50.0, where, G=1.7) for where in (place, straight_path(place, drift)))
+    return draw(st.sampled_from([None, static, moving]))
 
 
 @given(ANY, SOFTENINGS)

@@ -10,6 +10,7 @@ from torch.func import vmap
 from aits_func.base import tree
 from aits_func.learning.network import Layer
 from aits_func.learning.optimizers import adam, build_optimizer, sgd
+from aits_func.learning.transformations import chain, clip_by_global_norm
 from aits_func.loops.collect import init_train_state
 from aits_func.loops.objective import Learner, build_learner, count_samples, evaluate_minibatch
 from aits_func.loops.replay import evaluate_trajectory, generalize_on_trajectory, in_band, sample_minibatch
@@ -61,9 +62,12 @@ class Spy:
         return init_train_state(params, self.learner.optimizer)
 
 
-optimizers = st.sampled_from(
-    [lambda: adam(0.05), lambda: sgd(1e-3, momentum=0.5), lambda: build_optimizer("adamw", 0.03, clip_norm=1.0)]
-)
+def clipped():
+    """Steps of bounded length: where ΔE(dt) happens to cross 0 the gradient of ln ε has no bound."""
+    return chain(clip_by_global_norm(1.0), sgd(0.03, momentum=0.5))
+
+
+optimizers = st.sampled_from([lambda: adam(0.05), clipped, lambda: build_optimizer("adamw", 0.03, clip_norm=1.0)])
 
 
 @st.composite
@@ -119,11 +123,12 @@ def test_the_report_is_that_of_the_whole_trajectory_and_the_returned_parameters(
     end, info = generalize_on_trajectory(state, trajectory, learner=spy.learner, **options)
     whole = evaluate_trajectory(end.params, trajectory, objective=spy.objective, batch_size=3)
     errors = [error if math.isfinite(error) else 1.0 for error in whole.energy_error.tolist()]
-    # smaller pieces may sum in another order, and ε is a difference: 1e-12 of 1
-    assert abs(info.mean_energy_error - sum(errors) / len(errors)) < 1e-11
-    assert abs(info.max_energy_error - max(errors)) < 1e-11
-    assert abs(info.mean_dt / (sum(whole.dt.tolist()) / len(errors)) - 1) < 1e-11
-    assert abs(info.pass_rate - sum(whole.accepted.tolist()) / len(errors)) < 1e-12
+    # smaller pieces may sum in another order; ε is a difference of energies, and may be anything from 1e-16 to 1e150
+    close = {"rel_tol": 1e-9, "abs_tol": 1e-11}
+    assert math.isclose(info.mean_energy_error, sum(errors) / len(errors), **close)
+    assert math.isclose(info.max_energy_error, max(errors), **close)
+    assert math.isclose(info.mean_dt, sum(whole.dt.tolist()) / len(errors), **close)
+    assert math.isclose(info.pass_rate, sum(whole.accepted.tolist()) / len(errors), rel_tol=1e-12)
     assert len(info.history.loss) == info.iterations
 
 
@@ -172,7 +177,7 @@ def test_a_minibatch_is_made_of_distinct_samples_of_the_trajectory(trajectory, s
 @given(trajectories(), seeds, st.integers(0, 100))
 def test_a_minibatch_with_an_exploding_sample_is_learned_from(trajectory, seed, row):
     policy = residual(0.3)
-    spy = Spy(policy, sgd(1e-3))  # without the guard that skips a gradient that is not finite
+    spy = Spy(policy, clipped())  # without the guard that skips a gradient that is not finite
     # one system flies past so fast that its kinetic energy overflows
     group = trajectory[0]
     velocity = group.system.velocity.clone()
@@ -186,7 +191,7 @@ def test_a_minibatch_with_an_exploding_sample_is_learned_from(trajectory, seed, 
     assert not info.converged
     assert all(leaf.isfinite().all() for leaf in tree.leaves(end.params))
     assert not torch.equal(end.params["network"][-1].bias, state.params["network"][-1].bias)
-    assert info.max_energy_error == 1.0
+    assert info.max_energy_error >= 1.0  # an exploded step counts as 1
 
 
 @given(trajectories(), seeds, st.floats(0.5, 1.5))

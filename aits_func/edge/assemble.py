@@ -1,7 +1,7 @@
 """From a configuration to the functions that it describes."""
 
 from dataclasses import replace
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch.func import vmap
@@ -19,7 +19,7 @@ from ..physics.integrators import Integrator, build_integrator
 from ..timestep.features import Features, Scales, auto_scales, build_features, manual_scales
 from ..timestep.policy import Policy, build_criterion_policy, build_mlp_policy, build_residual_policy
 from ..timestep.step import build_step
-from .config import InputError, PhysicsConfig, TrainConfig
+from .config import InputError, PhysicsConfig, TrainConfig, nearest
 
 
 class Physics(NamedTuple):
@@ -64,8 +64,8 @@ def find_device(name: str, where: str) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
         device = torch.device(name)
-        torch.empty(0, device=device)
-    except (RuntimeError, AssertionError):
+        torch.zeros((), device=device).item()  # refuses "meta", which holds no numbers
+    except (RuntimeError, AssertionError, ImportError):
         there = ["auto", "cpu", *(f"cuda:{i}" for i in range(torch.cuda.device_count()))]
         raise InputError(f"{where}: device {name!r} is not there; choose from {', '.join(there)}") from None
     return device
@@ -171,14 +171,30 @@ def _build_field(config: PhysicsConfig, where: str) -> Field | None:
     kind = table.pop("kind", "tidal")
     if kind != "tidal":
         raise InputError(f"{where}: field kind must be 'tidal', got {kind!r}")
-    unknown = set(table) - {"mass", "position", "velocity"}
-    if unknown or not {"mass", "position"} <= set(table):
-        raise InputError(
-            f"{where}: field takes mass and position, and velocity if it moves; got {sorted(config.field)}"
-        )
+    for key, value in table.items():
+        _check_field_entry(key, value, where)
+    if not {"mass", "position"} <= set(table):
+        raise InputError(f"{where}: field needs mass and position, and velocity if it moves; got {sorted(table)}")
     try:
         moves = "velocity" in table
         place = straight_path(table["position"], table["velocity"]) if moves else table["position"]
         return build_tidal_field(table["mass"], place, G=config.G)
-    except (ValueError, TypeError) as error:
+    except ValueError as error:
         raise InputError(f"{where}: field: {error}") from None
+
+
+def _check_field_entry(key: str, value: Any, where: str) -> None:
+    known = ("kind", "mass", "position", "velocity")
+    if key not in known:
+        raise InputError(f"{where}: field takes {', '.join(known)}, not {key!r}{nearest(key, known)}")
+    if key == "mass":
+        right, rule = _is_number(value), "a finite number"
+    else:
+        right = isinstance(value, list) and len(value) in (2, 3) and all(map(_is_number, value))
+        rule = "a list of 2 or 3 finite numbers"
+    if not right:
+        raise InputError(f"{where}: field {key} must be {rule}, got {value!r}")
+
+
+def _is_number(value: Any) -> bool:
+    return type(value) in (int, float) and abs(value) < 1e300  # written so that NaN fails

@@ -4,10 +4,10 @@ Written to a temporary file beside the target, synced, then moved over it, so th
 always whole: the old one or the new one.
 """
 
+import contextlib
 import json
 import os
 import struct
-import tempfile
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
 
@@ -69,21 +69,20 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises:
         InputError: if it cannot be written.
     """
+    temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
-        handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-    except OSError as error:
-        raise InputError(f"{path}: cannot write here: {error.strerror}") from None
-    try:
-        with os.fdopen(handle, "wb") as file:
+        # Not mkstemp, whose files nobody but the owner could read.
+        with temporary.open("wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
         _sync_directory(path.parent)
     except OSError as error:
-        raise InputError(f"{path}: cannot write this file: {error.strerror}") from None
+        raise InputError(f"{path}: cannot write this file: {error.strerror}; choose another --out") from None
     finally:
-        Path(temporary).unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # after a success there is none, and no folder may be there either
+            temporary.unlink()
 
 
 def _sync_directory(path: Path) -> None:
@@ -104,14 +103,14 @@ def read_metadata(path: str | Path) -> Metadata:
     entries = _read_header(Path(path))
     header = entries.get("__metadata__", {})
     if not isinstance(header, dict) or header.get("format") != FORMAT:
-        raise InputError(f"{path}: not a checkpoint of aits_func")
+        raise InputError(f"{path}: not a checkpoint of aits_func; name a run directory or its checkpoint.safetensors")
     if header.get("format_version") != str(VERSION):
         raise InputError(
             f"{path}: checkpoint format version {header.get('format_version')}, this program reads {VERSION}; "
             "use the release that wrote it"
         )
     try:
-        config = json.loads(header["config"])
+        config = dict(json.loads(header["config"]))
         return Metadata(config, int(header["seed"]), int(header["epoch"]), header["torch"], _trained_shapes(entries))
     except (KeyError, ValueError, TypeError, IndexError, RecursionError):
         raise InputError(f"{path}: the checkpoint's metadata is damaged; use another checkpoint") from None
@@ -142,7 +141,8 @@ def load_checkpoint(path: str | Path, like: Tree, *, prefix: str = "") -> Tree:
     try:
         stored: dict[str, Tensor] = safetensors.load_file(str(path))
     except Exception as error:  # the Rust side raises its own class, whose home moved between releases
-        raise InputError(f"{path}: damaged checkpoint ({str(error).splitlines()[0]}); use another one") from None
+        reason = (str(error) or type(error).__name__).splitlines()[0]
+        raise InputError(f"{path}: damaged checkpoint ({reason}); use another one") from None
     wanted = {prefix + name: leaf for name, leaf in named_leaves(like).items()}
     for name, leaf in wanted.items():
         _check_leaf(path, name, leaf, stored)
@@ -158,7 +158,8 @@ def _check_leaf(path: str | Path, name: str, leaf: Tensor, stored: dict[str, Ten
     got = stored[name]
     if got.shape != leaf.shape or got.dtype != leaf.dtype:
         raise InputError(
-            f"{path}: {name} is {tuple(got.shape)} {got.dtype}, this configuration wants {tuple(leaf.shape)} {leaf.dtype}"
+            f"{path}: {name} is {tuple(got.shape)} {got.dtype}, this configuration wants {tuple(leaf.shape)} "
+            f"{leaf.dtype}; was it made by another one?"
         )
 
 
@@ -172,9 +173,9 @@ def _read_header(path: Path) -> dict[str, Any]:
                 raise InputError(f"{path}: truncated or not a checkpoint; use another one")
             header = json.loads(file.read(length))
     except OSError as error:
-        raise InputError(f"{path}: cannot read this checkpoint: {error.strerror}") from None
+        raise InputError(f"{path}: cannot read this checkpoint: {error.strerror}; check the path") from None
     except (struct.error, ValueError, RecursionError):
         raise InputError(f"{path}: truncated or not a checkpoint; use another one") from None
     if not isinstance(header, dict):
-        raise InputError(f"{path}: not a checkpoint of aits_func")
+        raise InputError(f"{path}: not a checkpoint of aits_func; name a run directory or its checkpoint.safetensors")
     return header

@@ -5,7 +5,6 @@ from the fields of the configurations, with argparse: the standard library does 
 """
 
 import argparse
-import difflib
 import sys
 import typing
 from collections.abc import Sequence
@@ -13,15 +12,9 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .config import (
-    InputError,
-    PhysicsConfig,
-    SimulateConfig,
-    TrainConfig,
-    default_of,
-)
+from .config import PhysicsConfig, SimulateConfig, TrainConfig, default_of, nearest
 
-INTERRUPTED, BAD_INPUT, FAILED = 130, 2, 1
+INTERRUPTED, BAD_INPUT = 130, 2
 _NOT_FLAGS = ("field", "preset")
 _EPILOG = (
     "Every key of the TOML file is a flag too: --learning-rate 1e-3 overrides learning_rate. Files override defaults."
@@ -31,11 +24,22 @@ _EPILOG = (
 class _Parser(argparse.ArgumentParser):
     """argparse, with errors of one line that name the nearest flag."""
 
+    def __init__(self, **options: Any) -> None:
+        # Abbreviated flags would be a misspelling that is obeyed, and change their meaning with a new key.
+        super().__init__(**options, allow_abbrev=False)
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """Every word must be known; a command's own parser says so, as it knows the flags that are near."""
+        parsed, unknown = super().parse_known_args(args, namespace)
+        if unknown:
+            close = nearest(unknown[0].split("=")[0], self._option_string_actions)
+            self._fail(f"unrecognized arguments: {' '.join(unknown)}{close or f'; see {self.prog} --help'}")
+        return parsed, unknown
+
     def error(self, message: str) -> NoReturn:
-        if message.startswith("unrecognized arguments: "):
-            word = message.split(": ", 1)[1].split()[0].split("=")[0]
-            close = difflib.get_close_matches(word, self._option_string_actions, n=1, cutoff=0.5)
-            message += f"; did you mean {close[0]}?" if close else f"; see {self.prog} --help"
+        self._fail(f"{message}; see {self.prog} --help")
+
+    def _fail(self, message: str) -> NoReturn:
         print(f"{self.prog}: error: {message}", file=sys.stderr)
         raise SystemExit(BAD_INPUT)
 
@@ -44,19 +48,26 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Run one command; returns the exit code: 0 only on success, 2 for bad input, 130 when interrupted."""
     options = vars(_build_parser().parse_args(arguments))
     command, debug = options.pop("command"), options.pop("debug")
+    try:
+        return _run(command, options)
+    except KeyboardInterrupt:  # while the libraries were loaded
+        print(f"aits {command}: interrupted", file=sys.stderr)
+        return INTERRUPTED
+    except (ValueError, OSError) as error:  # an InputError is a ValueError
+        if debug:
+            raise
+        print(f"aits {command}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        return BAD_INPUT
+
+
+def _run(command: str, options: dict[str, Any]) -> int:
     from . import commands
 
     try:
         return int(getattr(commands, command)(options))
     except KeyboardInterrupt:
-        place = commands.resumable(options)
-        print(f"aits {command}: interrupted{place}", file=sys.stderr)
+        print(f"aits {command}: interrupted{commands.how_to_go_on(options)}", file=sys.stderr)
         return INTERRUPTED
-    except (InputError, ValueError) as error:
-        if debug:
-            raise
-        print(f"aits {command}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return BAD_INPUT
 
 
 def _build_parser() -> argparse.ArgumentParser:

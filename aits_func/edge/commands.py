@@ -1,16 +1,18 @@
 """The four commands, each a function of its parsed options that returns the exit code."""
 
+import shlex
 import sys
-from dataclasses import fields
+from collections.abc import Collection
+from dataclasses import fields, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 from ..timestep.features import Features
 from . import run_directory as files
 from . import simulation_run as simulation
 from . import training_run as training
-from .assemble import build_physics, build_policy, init_params
-from .checkpoint import Metadata, load_checkpoint, read_metadata
+from .assemble import Physics, build_physics, build_policy, init_params
+from .checkpoint import load_checkpoint, read_metadata
 from .config import (
     InputError,
     PhysicsConfig,
@@ -38,7 +40,7 @@ def train(options: dict[str, Any]) -> int:
 
 
 def simulate(options: dict[str, Any]) -> int:
-    """``aits simulate``: exit code 0, or 1 if a system did not finish."""
+    """``aits simulate``: exit code 0, or 1 if no system finished."""
     where, tables, flags = _sources(options)
     draft = build_config(SimulateConfig, tables, flags, where=where)
     if not draft.checkpoint:
@@ -48,12 +50,10 @@ def simulate(options: dict[str, Any]) -> int:
     path = checkpoint_path(Path(draft.checkpoint))
     trained = config_from_dict(TrainConfig, read_metadata(path).config, where=str(path))
     config = build_config(SimulateConfig, tables, flags, where=where, base=_with_physics_of(trained))
+    ready = _prepare_simulation(config, trained, path, where)
     directory = _new_directory(options)
     files.write_config(directory, {"simulate": config_to_dict(config)})
-    summary, code = _simulate(config, trained, path, directory, where)
-    files.write_summary(directory, {"simulate": summary})
-    print(f"written to {directory}")
-    return code
+    return _simulate(ready, directory, {})
 
 
 def both(options: dict[str, Any]) -> int:
@@ -64,8 +64,9 @@ def both(options: dict[str, Any]) -> int:
     config = build_config(TrainConfig, tables, {k: v for k, v in flags.items() if k in names[TrainConfig]}, where=where)
     # Before an hour of training: is what comes after it in order?
     plan = build_config(SimulateConfig, tables, of_simulation, where=where, base=_with_physics_of(config))
-    simulation.load_sets(plan, build_physics(plan, where), where)
+    sets = simulation.load_sets(plan, build_physics(plan, where), where)
     start = training.prepare(config, where)
+    _check_fit(training.shapes(start), start.training.features, config, sets)
     directory = _new_directory(options)
     files.write_config(directory, {"train": config_to_dict(start.config), "simulate": config_to_dict(plan)})
     outcome = _train(start, directory)
@@ -73,10 +74,8 @@ def both(options: dict[str, Any]) -> int:
     code = _report_training(outcome, directory)
     if code:
         return code
-    summary, code = _simulate(plan, outcome.config, directory / files.CHECKPOINT, directory, where)
-    files.write_summary(directory, {"train": outcome.summary, "simulate": summary})
-    print(f"written to {directory}")
-    return code
+    ready = _prepare_simulation(plan, outcome.config, directory / files.CHECKPOINT, where)
+    return _simulate(ready, directory, {"train": outcome.summary})
 
 
 def inspect(options: dict[str, Any]) -> int:
@@ -84,7 +83,7 @@ def inspect(options: dict[str, Any]) -> int:
     path = checkpoint_path(options["path"])
     metadata = read_metadata(path)
     config = config_from_dict(TrainConfig, metadata.config, where=str(path))
-    physics = build_physics(config, str(path))
+    physics = build_physics(replace(config, device="cpu"), str(path))  # its own device need not be here
     features, policy = build_policy(config, physics.gravity)
     params = load_checkpoint(path, init_params(policy, 0, physics), prefix="params.")
     from ..base.tree import leaves
@@ -114,13 +113,15 @@ def checkpoint_path(path: Path) -> Path:
     return path / files.CHECKPOINT if path.is_dir() else path
 
 
-def resumable(options: dict[str, Any]) -> str:
+def how_to_go_on(options: dict[str, Any]) -> str:
     """What to tell a user who interrupted a command."""
     directory = options.get("resume") or _directory(options)
-    if directory is not None and (directory / files.CHECKPOINT).is_file():
-        epoch = read_metadata(directory / files.CHECKPOINT).epoch
-        return f" after epoch {epoch}; go on with: aits train --resume {directory}"
-    return ""
+    if directory is None or not (directory / files.CHECKPOINT).is_file():
+        return ""
+    metadata, place = read_metadata(directory / files.CHECKPOINT), shlex.quote(str(directory))
+    if metadata.epoch >= metadata.config["epochs"]:
+        return f" after training; go on with: aits simulate --checkpoint {place}"
+    return f" after epoch {metadata.epoch}; go on with: aits train --resume {place}"
 
 
 def _sources(options: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
@@ -136,15 +137,8 @@ def _sources(options: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, An
 def _begin_training(options: dict[str, Any]) -> tuple[training.Start, Path]:
     where, tables, flags = _sources(options)
     if options.get("resume"):
-        directory = options["resume"]
-        if options.get("out"):
-            raise InputError("--out and --resume exclude each other: a resumed run stays in its directory")
-        stored = training.resumed_config(directory, {})
-        config = (
-            build_config(TrainConfig, tables, flags, where=where, base=stored) if tables else _changed(stored, flags)
-        )
-        return training.resume(config, directory, where), directory
-    if not tables and not flags:
+        return _resume_training(options, where, tables, flags)
+    if not options.get("config") and not flags:
         raise InputError("train needs a TOML file or flags; write one to start from with: aits train --new my.toml")
     start = training.prepare(build_config(TrainConfig, tables, flags, where=where), where)
     directory = _new_directory(options)
@@ -152,8 +146,17 @@ def _begin_training(options: dict[str, Any]) -> tuple[training.Start, Path]:
     return start, directory
 
 
-def _changed(stored: TrainConfig, flags: dict[str, Any]) -> TrainConfig:
-    return build_config(TrainConfig, {}, flags, where="command line", base=stored)
+def _resume_training(
+    options: dict[str, Any], where: str, tables: dict[str, Any], flags: dict[str, Any]
+) -> tuple[training.Start, Path]:
+    directory = options["resume"]
+    if options.get("out"):
+        raise InputError("--out and --resume exclude each other: a resumed run stays in its directory")
+    config = build_config(TrainConfig, tables, flags, where=where, base=training.stored_config(directory))
+    start = training.resume(config, directory, where)
+    # What may have changed, the number of epochs above all, belongs into the file that makes the run again.
+    files.write_config(directory, read_toml(directory / files.CONFIG) | {"train": config_to_dict(start.config)})
+    return start, directory
 
 
 def _train(start: training.Start, directory: Path) -> training.Outcome:
@@ -171,16 +174,28 @@ def _report_training(outcome: training.Outcome, directory: Path) -> int:
     return 0
 
 
-def _simulate(
-    config: SimulateConfig, trained: TrainConfig, checkpoint: Path, directory: Path, where: str
-) -> tuple[dict[str, Any], int]:
-    """Simulate, compare, draw, print; returns (the summary, the exit code)."""
+class _Simulation(NamedTuple):
+    """A simulation, ready to go."""
+
+    config: SimulateConfig
+    physics: Physics
+    rule: simulation.Rule
+    sets: list[SystemSet]
+
+
+def _prepare_simulation(config: SimulateConfig, trained: TrainConfig, checkpoint: Path, where: str) -> _Simulation:
     physics = build_physics(config, where)
     features, policy = build_policy(trained, physics.gravity)
     params = load_checkpoint(checkpoint, init_params(policy, 0, physics), prefix="params.")
     sets = simulation.load_sets(config, physics, where)
-    _check_fit(read_metadata(checkpoint), features, trained, sets)
+    _check_fit(read_metadata(checkpoint).shapes, features, trained, sets)
     rule = simulation.Rule(simulation.LEARNED, policy, params, features.history_len, float("nan"))
+    return _Simulation(config, physics, rule, sets)
+
+
+def _simulate(ready: _Simulation, directory: Path, summary: dict[str, Any]) -> int:
+    """Simulate, compare, draw, print, and add to the summary; returns the exit code."""
+    config, physics, rule, sets = ready
     results = [simulation.run_rule(rule, sets, config, physics)]
     unmatched = []
     if config.compare:
@@ -198,24 +213,27 @@ def _simulate(
     files.write_arrays(
         directory / files.TRAJECTORY, {k: v for r in results[0] for k, v in simulation.arrays(r).items()}
     )
-    summary = {
-        "results": [simulation.result_summary(result) for of_rule in results for result in of_rule],
-        "verdict": lines,
-    }
-    failed = sum(score.failed for score in scores if score.rule == simulation.LEARNED)
-    return summary, 1 if failed == sum(len(s.t_end) for s in sets) else 0
+    numbers = [simulation.result_summary(result) for of_rule in results for result in of_rule]
+    files.write_summary(directory, summary | {"simulate": {"results": numbers, "verdict": lines}})
+    print(f"written to {directory}")
+    if all(score.failed == score.size for score in scores if score.rule == simulation.LEARNED):
+        print(f"aits: error: no system finished; raise max_steps, and see status in {directory}", file=sys.stderr)
+        return 1
+    return 0
 
 
-def _check_fit(metadata: Metadata, features: Features, trained: TrainConfig, sets: list[SystemSet]) -> None:
+def _check_fit(
+    shapes: Collection[tuple[int, int]], features: Features, trained: TrainConfig, sets: list[SystemSet]
+) -> None:
     """Features that carry units and N do not carry over to another N; the invariant ones do."""
     if features.dimensionless:
         return
     for item in sets:
-        shape = tuple(item.systems.position.shape[1:])
-        if shape not in metadata.shapes:
-            known = ", ".join(f"N = {n}, D = {d}" for n, d in metadata.shapes)
+        bodies, dimensions = item.systems.position.shape[1:]
+        if (bodies, dimensions) not in shapes:
+            known = ", ".join(f"N = {n}, D = {d}" for n, d in shapes)
             raise InputError(
-                f"{item.label} has N = {shape[0]}, D = {shape[1]}; this policy reads {trained.features!r} features and "
+                f"{item.label} has N = {bodies}, D = {dimensions}; this policy reads {trained.features!r} features and "
                 f"was trained on {known} alone; train it on such systems, or with features = 'invariant'"
             )
 

@@ -97,6 +97,7 @@ class SimulateConfig(PhysicsConfig):
 
 
 Config = TypeVar("Config", bound=PhysicsConfig)
+_SECTIONS: dict[type[PhysicsConfig], str] = {TrainConfig: "train", SimulateConfig: "simulate"}
 
 # The source system as it was, whole: what it trained on, what it saw, and how.
 SOURCE_PRESET: dict[str, Any] = {
@@ -134,7 +135,8 @@ _AT_LEAST: dict[str, float] = {
     **dict.fromkeys(("replay_steps", "max_steps"), 1),
     **dict.fromkeys(("seed", "threads", "softening", "history_len", "acceleration_scale", "time_scale"), 0),
     **dict.fromkeys(
-        ("fourier_features", "decay_steps", "weight_decay", "momentum", "clip_norm", "min_replay_size", "record_every"), 0
+        ("fourier_features", "decay_steps", "weight_decay", "momentum", "clip_norm", "min_replay_size", "record_every"),
+        0,
     ),
 }
 _ABOVE: dict[str, float] = {
@@ -154,8 +156,8 @@ def read_toml(path: str | Path) -> dict[str, Any]:
         return tomllib.loads(Path(path).read_text(encoding="utf-8"))
     except (OSError, UnicodeDecodeError) as error:
         reason = getattr(error, "strerror", None) or "not a UTF-8 text file"
-        raise InputError(f"{path}: cannot read this configuration: {reason}") from None
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
+        raise InputError(f"{path}: cannot read this configuration: {reason}; check the path") from None
+    except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
         raise InputError(f"{path}: not valid TOML: {error}") from None
 
 
@@ -177,8 +179,9 @@ def build_config(
     Raises:
         InputError: on an unknown key (with the nearest right one), a wrong type, or a value out of range.
     """
-    section = {TrainConfig: "train", SimulateConfig: "simulate"}[kind]
+    section, other = _SECTIONS[kind], SimulateConfig if kind is TrainConfig else TrainConfig
     _refuse_unknown_sections(tables, where)
+    _typed(other, tables.get(_SECTIONS[other], {}), f"{where} [{_SECTIONS[other]}]", skip_foreign=False)
     values: dict[str, Any] = {}
     shared = {key: value for key, value in tables.items() if not isinstance(value, dict) or key == "field"}
     for place, table in ((where, shared), (f"{where} [{section}]", tables.get(section, {}))):
@@ -215,16 +218,14 @@ def check_config(config: PhysicsConfig, where: str) -> None:
         _check_value(item.name, getattr(config, item.name), where)
     if isinstance(config, TrainConfig):
         _check_training(config, where)
-    for systems in (getattr(config, "systems", ()),):
-        if not systems:
-            raise InputError(f"{where}: systems must name at least one source of initial conditions")
+    if not getattr(config, "systems", True):
+        raise InputError(f"{where}: systems must name at least one source of initial conditions, got none")
 
 
 def _check_value(key: str, value: Any, where: str) -> None:
     if key in _CHOICES and value not in _CHOICES[key]:
-        nearest = _nearest(value, _CHOICES[key])
         words = ", ".join(word for word in _CHOICES[key] if word)
-        raise InputError(f"{where}: {key} must be one of {words}, got {value!r}{nearest}")
+        raise InputError(f"{where}: {key} must be one of {words}, got {value!r}{nearest(value, _CHOICES[key])}")
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{where}: {key} must be finite, got {value}")
     if key in _AT_LEAST and not value >= _AT_LEAST[key]:
@@ -259,11 +260,11 @@ def _refuse_unknown_sections(tables: Mapping[str, Any], where: str) -> None:
     shared = {f.name for f in fields(TrainConfig)} | {f.name for f in fields(SimulateConfig)}
     for key, value in tables.items():
         if isinstance(value, dict) and key not in known:
-            raise InputError(f"{where}: unknown section [{key}]{_nearest(key, known)}")
+            raise InputError(f"{where}: unknown section [{key}]{nearest(key, known)}")
         if key in ("train", "simulate") and not isinstance(value, dict):
             raise InputError(f"{where}: {key} must be a section, written [{key}]")
         if not isinstance(value, dict) and key not in shared:
-            raise InputError(f"{where}: unknown key {key!r}{_nearest(key, shared)}")
+            raise InputError(f"{where}: unknown key {key!r}{nearest(key, shared)}")
 
 
 def _typed(kind: type[PhysicsConfig], table: Mapping[str, Any], where: str, *, skip_foreign: bool) -> dict[str, Any]:
@@ -274,14 +275,14 @@ def _typed(kind: type[PhysicsConfig], table: Mapping[str, Any], where: str, *, s
         if key not in hints:
             if skip_foreign:  # a shared key that only the other section has
                 continue
-            raise InputError(f"{where}: unknown key {key!r}{_nearest(key, hints)}")
+            raise InputError(f"{where}: unknown key {key!r}{nearest(key, hints)}")
         values[key] = _coerce(key, value, hints[key], where)
     return values
 
 
 def _coerce(key: str, value: Any, hint: Any, where: str) -> Any:
     if hint is float and isinstance(value, int) and not isinstance(value, bool):
-        return float(value)
+        return float(value) if abs(value) < 1e300 else math.inf  # refused with the infinite ones
     if hint in (int, float, str, bool) and type(value) is hint:
         return value
     if typing.get_origin(hint) is tuple and isinstance(value, list | tuple):
@@ -303,9 +304,11 @@ def _type_name(hint: Any) -> str:
     return {tuple: "a list", dict: "a table"}.get(origin, "a name, a file or a table with a kind")
 
 
-def _nearest(word: Any, known: typing.Iterable[str]) -> str:
-    close = difflib.get_close_matches(str(word), list(known), n=1, cutoff=0.5)
-    return f"; did you mean {close[0]!r}?" if close else ""
+def nearest(word: Any, known: typing.Iterable[str]) -> str:
+    """The end of an error message: the known word that is most like this one, if any is."""
+    by_lower = {item.lower(): item for item in known}
+    close = difflib.get_close_matches(str(word).lower(), by_lower, n=1, cutoff=0.5)
+    return f"; did you mean {by_lower[close[0]]!r}?" if close else ""
 
 
 def _plain(value: Any) -> Any:

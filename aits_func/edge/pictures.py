@@ -1,9 +1,11 @@
 """Pictures: drawn with matplotlib's object interface, so that no global state is touched."""
 
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from .checkpoint import write_atomically
 from .config import TrainConfig
 from .extras import load_extra
 
@@ -25,10 +27,12 @@ def draw_training(path: Path, metrics: Sequence[dict[str, Any]], config: TrainCo
     middle.axhline(config.energy_threshold, color=_COLOURS[5], lw=0.8, ls="--", label="threshold")
     middle.plot(epoch, [line["replay_mean_energy_error"] for line in metrics], color=_COLOURS[0], label="mean")
     middle.plot(epoch, [line["replay_max_energy_error"] for line in metrics], color=_COLOURS[1], label="largest")
-    middle.set(xlabel="epoch", ylabel="relative energy error of one step", yscale="log")
+    middle.set(xlabel="epoch", ylabel="relative energy error of one step")
+    _log_scale(middle)
     middle.legend(fontsize=8)
     right.plot(epoch, [line["replay_mean_dt"] for line in metrics], color=_COLOURS[0])
-    right.set(xlabel="epoch", ylabel="mean step dt", yscale="log")
+    right.set(xlabel="epoch", ylabel="mean step dt")
+    _log_scale(right)
     _save(figure, path)
 
 
@@ -64,14 +68,22 @@ def _draw_against_time(path: Path, results: Sequence[Sequence["Result"]], field:
             time, value = recording.time[1:, 0].cpu(), getattr(recording, field)[1:, 0].cpu()
             shown = value > 0
             axis.plot(time[shown], value[shown], color=_COLOURS[number], lw=0.8, label=result.rule.name)
-            axis.set(xlabel="time", ylabel=label, title=_title(result), yscale="log")
+            axis.set(xlabel="time", ylabel=label, title=_title(result))
+    for axis in axes:
+        _log_scale(axis)
     axes[0].legend(fontsize=8)
     _save(figure, path)
 
 
 def _title(result: "Result") -> str:
-    several = len(result.systems.t_end) > 1
-    return f"{result.systems.label}, the first of {len(result.systems.t_end)}" if several else result.systems.label
+    label, size = result.systems.label.replace("$", r"\$"), len(result.systems.t_end)  # $ would begin a formula
+    return f"{label}, the first of {size}" if size > 1 else label
+
+
+def _log_scale(axis: Any) -> None:
+    """A logarithmic y axis, if there is anything that it can show (else matplotlib warns)."""
+    if any(value is not None and value > 0 for line in axis.lines for value in line.get_ydata()):
+        axis.set_yscale("log")
 
 
 def _figure(columns: int, size: tuple[float, float]) -> tuple[Any, Sequence[Any]]:
@@ -83,4 +95,6 @@ def _figure(columns: int, size: tuple[float, float]) -> tuple[Any, Sequence[Any]
 
 
 def _save(figure: Any, path: Path) -> None:
-    figure.savefig(path, dpi=130)
+    buffer = io.BytesIO()
+    figure.savefig(buffer, dpi=130, format="png")
+    write_atomically(path, buffer.getvalue())

@@ -16,7 +16,7 @@ from ..physics.criteria import build_criterion
 from ..timestep.policy import Policy, build_criterion_policy
 from .assemble import Physics
 from .config import InputError, SimulateConfig
-from .systems import SystemSet, check_energies, group_by_shape, load_systems
+from .systems import SystemSet, array_name, group_by_shape, load_systems
 
 LEARNED = "learned policy"
 QUANTILES = {"median": 0.5, "90 %": 0.9}
@@ -48,11 +48,7 @@ def load_sets(config: SimulateConfig, physics: Physics, where: str) -> list[Syst
     Raises:
         InputError: if one cannot be loaded, or has no energy to compare with, or ends before it starts.
     """
-    sets = load_systems(
-        config.systems, seed=config.seed, G=config.G, dtype=physics.dtype, device=physics.device, where=where
-    )
-    if config.energy_scale == "total":
-        check_energies(physics.gravity.energy, sets, where)
+    sets = load_systems(config, physics, where)
     timed = [
         s._replace(t_end=torch.where(s.t_end.isnan(), torch.full_like(s.t_end, config.t_end), s.t_end)) for s in sets
     ]
@@ -204,7 +200,7 @@ def result_summary(result: Result) -> dict[str, Any]:
 
 def arrays(result: Result) -> dict[str, Tensor]:
     """The recorded path of one set: time (S, B), position (S, B, N, D), dt (S, B), energy error (S, B)."""
-    name = result.systems.label.replace(" ", "_").replace("/", "_")
+    name = array_name(result.systems.label)
     return {f"{name}_{key}": value for key, value in result.info.recording._asdict().items()}
 
 

@@ -1,7 +1,7 @@
 """Initial conditions by name: what the ``systems`` key of a configuration stands for."""
 
-import difflib
 import inspect
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -22,7 +22,8 @@ from ..physics.initial_conditions import (
 from ..physics.known_orbits import KNOWN_ORBITS, known_orbit
 from ..physics.orbits import orbital_period
 from ..physics.plummer import plummer_sphere
-from .config import InputError, Spec
+from .assemble import Physics
+from .config import InputError, SimulateConfig, Spec, TrainConfig, nearest
 from .initial_condition_files import load_system
 
 GENERATORS: dict[str, Callable[..., System]] = {
@@ -45,28 +46,43 @@ class SystemSet(NamedTuple):
     t_end: Tensor  # (B,) time; NaN where the entry does not say
 
 
-def load_systems(
-    specs: Sequence[Spec], *, seed: int, G: float, dtype: torch.dtype, device: torch.device, where: str
-) -> list[SystemSet]:
-    """The systems of all entries.
+def load_systems(config: TrainConfig | SimulateConfig, physics: Physics, where: str) -> list[SystemSet]:
+    """The systems of all entries of a configuration, in its dtype and on its device.
 
     Args:
-        specs: entries of the ``systems`` key.
-        seed: the key of the run; the number of the entry is folded in.
-        G: gravitational constant of the run.
-        dtype: floating-point type of the systems.
-        device: where they go.
+        config: its ``systems``, and what they have to fit; the number of the entry is folded into the seed.
+        physics: made from the same configuration.
         where: what error messages call the configuration.
 
     Returns:
-        One `SystemSet` per entry.
+        One `SystemSet` per entry, each with a label of its own.
 
     Raises:
-        InputError: on an unknown name, kind or argument, a file that cannot be read, or a packaged
-            orbit or file in units with another G.
+        InputError: on an unknown name, kind or argument, a file that cannot be read, systems in units with
+            another G, of another dimension than the field, or without energy while energy_scale is "total".
     """
-    sets = [_load(spec, fold_in(seed, "systems", number), G, where) for number, spec in enumerate(specs)]
-    return [SystemSet(s.label, *cast(_tensors(s), dtype=dtype, device=device)) for s in sets]
+    sets: list[SystemSet] = []
+    for number, spec in enumerate(config.systems):
+        item = _load(spec, fold_in(config.seed, "systems", number), config, where)
+        tensors = cast(_tensors(item), dtype=physics.dtype, device=physics.device)
+        sets.append(SystemSet(_own_label(item.label, sets), *tensors))
+    for item in sets:
+        _check_field(config.field, item, where)
+        if config.energy_scale == "total":
+            _check_energy(physics.gravity.energy, item, where)
+    return sets
+
+
+def array_name(label: str) -> str:
+    """A label as part of the name of an array in a file."""
+    return label.replace(" ", "_").replace("/", "_")
+
+
+def _own_label(label: str, others: Sequence[SystemSet]) -> str:
+    """The label, numbered if another set has it: results and arrays go by labels."""
+    taken = {array_name(other.label) for other in others}
+    numbered = (f"{label} {number}" if number > 1 else label for number in itertools.count(1))
+    return next(name for name in numbered if array_name(name) not in taken)
 
 
 def group_by_shape(sets: Sequence[SystemSet]) -> list[SystemSet]:
@@ -85,72 +101,78 @@ def _tensors(item: SystemSet) -> tuple[System, Tensor, Tensor]:
     return item.systems, item.period, item.t_end
 
 
-def _load(spec: Spec, seed: int, G: float, where: str) -> SystemSet:
-    if isinstance(spec, str):
-        spec = {"name": spec}
-    options = dict(spec)
-    t_end = options.pop("t_end", math.nan)
-    if isinstance(t_end, bool) or not isinstance(t_end, int | float) or t_end <= 0:
-        raise InputError(f"{where}: t_end of an entry of systems must be a number > 0, got {t_end!r}")
-    label = options.pop("label", None)
+def _load(spec: Spec, seed: int, config: TrainConfig | SimulateConfig, where: str) -> SystemSet:
+    options = {"name": spec} if isinstance(spec, str) else dict(spec)
+    t_end = _t_end(options, where)
+    label = options.pop("label", "")
+    if not isinstance(label, str):
+        raise InputError(f"{where}: label of an entry of systems must be a string, got {label!r}")
     if "kind" in options:
-        name, systems, period = _generate(options, seed, G, where)
+        name, systems, period = _generate(options, seed, config.G, where)
     elif set(options) == {"name"}:
-        name, systems, period = _named(str(options["name"]), G, where)
+        name, systems, period = _named(str(options["name"]), config, where)
     else:
         raise InputError(
             f"{where}: an entry of systems must be a packaged orbit, a file, or a table with a kind "
             f"({', '.join(GENERATORS)}), got {spec!r}"
         )
-    batch = length(systems)
-    return SystemSet(str(label or name), systems, period, torch.full((batch,), float(t_end), dtype=torch.float64))
+    return SystemSet(label or name, systems, period, torch.full((length(systems),), t_end, dtype=torch.float64))
+
+
+def _t_end(options: dict[str, Any], where: str) -> float:
+    """The end time of an entry, NaN where it names none."""
+    if "t_end" not in options:
+        return math.nan
+    t_end = options.pop("t_end")
+    if type(t_end) not in (int, float) or not 0 < t_end < 1e300:
+        raise InputError(f"{where}: t_end of an entry of systems must be a number > 0 and finite, got {t_end!r}")
+    return float(t_end)
 
 
 def _generate(options: dict[str, Any], seed: int, G: float, where: str) -> tuple[str, System, Tensor]:
-    kind = options.pop("kind")
+    kind = str(options.pop("kind"))
     if kind not in GENERATORS:
-        close = difflib.get_close_matches(str(kind), list(GENERATORS), n=1, cutoff=0.4)
-        hint = f"; did you mean {close[0]!r}?" if close else f"; there are {', '.join(GENERATORS)}"
-        raise InputError(f"{where}: unknown kind of systems {kind!r}{hint}")
+        raise InputError(
+            f"{where}: kind of systems must be one of {', '.join(GENERATORS)}, got {kind!r}{nearest(kind, GENERATORS)}"
+        )
     generator = GENERATORS[kind]
     takes = list(inspect.signature(generator).parameters)
     for key in options:
         if key not in takes:
-            close = difflib.get_close_matches(key, takes, n=1, cutoff=0.4)
-            hint = f"; did you mean {close[0]!r}?" if close else f"; it takes {', '.join(takes)}"
-            raise InputError(f"{where}: systems of kind {kind!r} take no {key!r}{hint}")
-    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
-    arguments.setdefault("seed", seed)
-    arguments.setdefault("count", _DEFAULT_COUNT)
+            raise InputError(
+                f"{where}: systems of kind {kind!r} take {', '.join(takes)}, not {key!r}{nearest(key, takes)}"
+            )
     if "G" in takes:
-        arguments.setdefault("G", G)
+        _check_units(f"kind {kind!r}", options.setdefault("G", G), G, where)
+    arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
     try:
-        systems = generator(**arguments)
-    except (ValueError, TypeError) as error:
+        systems = generator(**{"seed": seed, "count": _DEFAULT_COUNT} | arguments)
+    except (ValueError, TypeError, OverflowError, RuntimeError) as error:  # the last: more than memory can hold
         raise InputError(f"{where}: systems of kind {kind!r}: {error}") from None
     return kind, systems, _kepler_periods(systems, G)
 
 
-def _named(name: str, G: float, where: str) -> tuple[str, System, Tensor]:
-    if name.endswith(FILE_SUFFIXES):
-        loaded = load_system(name)
-        system, its_G, period = loaded.system, loaded.G, loaded.period
+def _named(name: str, config: TrainConfig | SimulateConfig, where: str) -> tuple[str, System, Tensor]:
+    if name.lower().endswith(FILE_SUFFIXES):
+        system, its_G, period = load_system(name, dtype=getattr(torch, config.dtype), softening=config.softening)
     elif name in KNOWN_ORBITS:
-        orbit = KNOWN_ORBITS[name]
-        system, its_G, period = known_orbit(name), orbit.G, orbit.period
+        system, its_G, period = known_orbit(name), KNOWN_ORBITS[name].G, KNOWN_ORBITS[name].period
     else:
-        names = [*KNOWN_ORBITS, *GENERATORS]
-        close = difflib.get_close_matches(name, names, n=1, cutoff=0.4)
-        hint = f"; did you mean {close[0]!r}?" if close else ""
         raise InputError(
             f"{where}: {name!r} is neither a packaged orbit ({', '.join(KNOWN_ORBITS)}) nor a file that ends in "
-            f"{', '.join(FILE_SUFFIXES)}{hint}"
+            f"{', '.join(FILE_SUFFIXES)}{nearest(name, [*KNOWN_ORBITS, *GENERATORS])}"
         )
-    if its_G is not None and not math.isclose(its_G, G, rel_tol=1e-9):
-        raise InputError(f"{where}: {name} is in units with G = {its_G}, the run has G = {G}; set G = {its_G}")
+    if its_G is not None:
+        _check_units(name, its_G, config.G, where)
     batch = expand(system, 1)
-    known = torch.full((1,), period, dtype=torch.float64) if period else _kepler_periods(batch, G)
+    known = torch.full((1,), period, dtype=torch.float64) if period else _kepler_periods(batch, config.G)
     return name, batch, known
+
+
+def _check_units(name: str, its_G: Any, G: float, where: str) -> None:
+    """Refuse systems in units with another G than the run's; a G that is no number is the generator's to refuse."""
+    if isinstance(its_G, int | float) and not math.isclose(its_G, G, rel_tol=1e-9):
+        raise InputError(f"{where}: {name} is in units with G = {its_G}, the run has G = {G}; set G = {its_G}")
 
 
 def _kepler_periods(systems: System, G: float) -> Tensor:
@@ -160,11 +182,18 @@ def _kepler_periods(systems: System, G: float) -> Tensor:
     return torch.full_like(systems.time, math.inf)
 
 
-def check_energies(energy: Callable[[System], Tensor], sets: Sequence[SystemSet], where: str) -> None:
-    """Refuse sets that hold a system of total energy 0."""
-    for item in sets:
-        if bool((vmap(energy)(item.systems) == 0).any()):
-            raise InputError(
-                f"{where}: {item.label} has total energy 0, so a relative energy error has no meaning; "
-                'set energy_scale = "kinetic"'
-            )
+def _check_field(field: dict[str, Any], item: SystemSet, where: str) -> None:
+    bodies, dimensions = item.systems.position.shape[1:]
+    if field and len(field["position"]) != dimensions:
+        raise InputError(
+            f"{where}: field position has {len(field['position'])} numbers, but {item.label} (N = {bodies}) has "
+            f"D = {dimensions}; give it as many"
+        )
+
+
+def _check_energy(energy: Callable[[System], Tensor], item: SystemSet, where: str) -> None:
+    if bool((vmap(energy)(item.systems) == 0).any()):
+        raise InputError(
+            f"{where}: {item.label} has total energy 0, so a relative energy error has no meaning; "
+            'set energy_scale = "kinetic"'
+        )

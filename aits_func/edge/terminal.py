@@ -46,7 +46,7 @@ def print_scores(scores: Sequence[Score]) -> None:
         errors = [f"{value:.1e}" for kind in (row.final, row.mean) for value in kind.values()]
         if row.size == 1:
             errors[1] = errors[3] = ""
-        label = f"{row.systems} ({row.size})" if new_set else ""
+        label = _plain(f"{row.systems} ({row.size})") if new_set else ""
         table.add_row(label, row.rule, f"{row.force_evaluations:,}", str(row.failed), *errors)
     _console().print(table)
 
@@ -55,8 +55,13 @@ def print_table(title: str, rows: Sequence[tuple[str, Any]]) -> None:
     """A table of two columns."""
     table = load_extra("rich.table", "cli").Table(title=title, show_header=False)
     for key, value in rows:
-        table.add_row(key, str(value))
+        table.add_row(key, _plain(str(value)))
     _console().print(table)
+
+
+def _plain(text: str) -> Any:
+    """Text in which rich takes no [word] for markup: labels and paths are the user's."""
+    return load_extra("rich.text", "cli").Text(text)
 
 
 def _console() -> Any:

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from ..loops.epoch import EpochInfo
+from .checkpoint import write_atomically
 from .config import InputError
 
 
@@ -22,11 +23,8 @@ class JsonlTracker:
     def __init__(self, path: Path, *, keep_before: int = 0) -> None:
         """Start a file; of one that is there, keep the epochs before ``keep_before``."""
         self.path = path
-        kept = [line for line in read_metrics(path) if line.get("epoch", math.inf) < keep_before]
-        try:
-            path.write_text("".join(_line(metrics) for metrics in kept), encoding="utf-8")
-        except OSError as error:
-            raise InputError(f"{path}: cannot write this file: {error.strerror}") from None
+        kept = [line for line in read_metrics(path) if line["epoch"] < keep_before]
+        write_atomically(path, "".join(_line(metrics) for metrics in kept).encode())
 
     def log(self, metrics: dict[str, Any]) -> None:
         """Append one line."""
@@ -38,7 +36,7 @@ class JsonlTracker:
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
-    """The metrics of a run so far; a line that was cut off in a crash is left out."""
+    """The metrics of a run so far; a line that was cut off in a crash, or is not ours, is left out."""
     if not path.exists():
         return []
     lines = []
@@ -47,7 +45,7 @@ def read_metrics(path: Path) -> list[dict[str, Any]]:
             lines.append(json.loads(text))
         except ValueError:
             continue
-    return [line for line in lines if isinstance(line, dict)]
+    return [line for line in lines if isinstance(line, dict) and isinstance(line.get("epoch"), int)]
 
 
 def epoch_metrics(info: EpochInfo, seconds: float) -> dict[str, Any]:

@@ -3,7 +3,6 @@
 import math
 import time
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -25,7 +24,7 @@ from .assemble import (
 from .checkpoint import load_checkpoint, read_metadata, save_checkpoint
 from .config import InputError, TrainConfig, config_from_dict, config_to_dict
 from .pictures import draw_training
-from .systems import SystemSet, check_energies, group_by_shape, load_systems
+from .systems import SystemSet, group_by_shape, load_systems
 from .tracking import JsonlTracker, epoch_metrics, read_metrics
 
 # What a resumed run may change: how long, how fast, where; nothing that changes a number.
@@ -61,11 +60,7 @@ def prepare(config: TrainConfig, where: str) -> Start:
         InputError: if anything that the configuration names is not there or does not fit.
     """
     physics = build_physics(config, where)
-    sets = load_systems(
-        config.systems, seed=config.seed, G=config.G, dtype=physics.dtype, device=physics.device, where=where
-    )
-    if config.energy_scale == "total":
-        check_energies(physics.gravity.energy, sets, where)
+    sets = load_systems(config, physics, where)
     config = resolve_scales(config, physics, first_system(sets[0].systems))
     training = build_training(config, physics)
     groups = group_by_shape(sets)
@@ -105,7 +100,8 @@ def resume(config: TrainConfig, directory: Path, where: str) -> Start:
             )
     if metadata.epoch >= config.epochs:
         raise InputError(
-            f"--resume {directory}: all {metadata.epoch} epochs are done; ask for more with --epochs {metadata.epoch + 20}"
+            f"--resume {directory}: all {metadata.epoch} epochs are done; "
+            f"ask for more with --epochs {metadata.epoch + 20}"
         )
     return start._replace(state=load_checkpoint(path, start.state))
 
@@ -181,8 +177,8 @@ def _failure(info: EpochInfo, config: TrainConfig) -> str:
         return ""
     stuck = info.collect.stuck[0]
     return (
-        f"epoch {info.epoch}: system {stuck.system} of group {stuck.group} was rejected {config.max_retrain_steps} times "
-        f"in a row (energy error {stuck.energy_error:.3g} at dt = {stuck.dt:.3g}, threshold "
+        f"epoch {info.epoch}: system {stuck.system} of group {stuck.group} was rejected {config.max_retrain_steps} "
+        f"times in a row (energy error {stuck.energy_error:.3g} at dt = {stuck.dt:.3g}, threshold "
         f"{config.energy_threshold:g}); raise learning_rate, max_retrain_steps or energy_threshold"
     )
 
@@ -197,8 +193,8 @@ def _warnings(config: TrainConfig, training: Training, info: EpochInfo) -> tuple
     ratio = _step_ratio(config, training, info)
     if ratio < _FAR_BELOW:
         warnings.append(
-            f"the mean step is {ratio:.2g} of what the criterion {config.criterion} with eta = {config.eta:g} would take: "
-            'a policy can pass by taking tiny steps; use loss_on = "all" and convergence = "band"'
+            f"the mean step is {ratio:.2g} of what the criterion {config.criterion} with eta = {config.eta:g} would "
+            'take: a policy can pass by taking tiny steps; use loss_on = "all" and convergence = "band"'
         )
     return tuple(warnings)
 
@@ -240,12 +236,17 @@ def _arrays(info: EpochInfo) -> dict[str, Any]:
     return arrays
 
 
-def resumed_config(directory: Path, changes: dict[str, Any]) -> TrainConfig:
-    """The configuration of the run in a directory, with changes.
+def stored_config(directory: Path) -> TrainConfig:
+    """The configuration of the run in a directory.
 
     Raises:
         InputError: if there is no run.
     """
     files.require_run(directory)
     path = directory / files.CHECKPOINT
-    return replace(config_from_dict(TrainConfig, read_metadata(path).config, where=str(path)), **changes)
+    return config_from_dict(TrainConfig, read_metadata(path).config, where=str(path))
+
+
+def shapes(start: Start) -> list[tuple[int, int]]:
+    """(N, D) of the systems that a run trains on."""
+    return [(group.sample.system.position.shape[-2], group.sample.system.position.shape[-1]) for group in start.initial]

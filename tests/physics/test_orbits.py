@@ -84,7 +84,6 @@ def test_a_mean_anomaly_of_many_turns_is_brought_back_to_one():
     torch.testing.assert_close(eccentric_anomaly(M + 2000 * math.pi, e), eccentric_anomaly(M, e), rtol=0, atol=1e-11)
 
 
-@pytest.mark.filterwarnings("ignore:.torch.jit.script. is deprecated:DeprecationWarning")  # torch's own jvp, once
 def test_velocity_is_the_derivative_of_position_with_time():
     elements = random_elements()
     a, e, M = (elements[name] for name in ("semi_major_axis", "eccentricity", "mean_anomaly"))

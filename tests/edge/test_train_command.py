@@ -1,0 +1,428 @@
+"""``aits train``: what a run leaves behind, that it can be run again and resumed to the bit, and how it ends."""
+
+import json
+import math
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+import torch
+
+from aits_func.base.tree import take
+from aits_func.edge.checkpoint import read_metadata
+from aits_func.edge.config import TrainConfig, build_config, read_toml
+from aits_func.edge.initial_condition_files import save_system
+from aits_func.edge.tracking import read_metrics
+from aits_func.physics.initial_conditions import binaries
+
+numpy = pytest.importorskip("numpy")
+safetensors = pytest.importorskip("safetensors.torch")
+
+PNG = b"\x89PNG\r\n\x1a\n"
+MIXED = [{"kind": "binaries", "count": 2}, {"kind": "free_fall_triple", "count": 1, "minimum_separation": 0.2}]
+FILES = {
+    "config.toml",
+    "metrics.jsonl",
+    "checkpoint.safetensors",
+    "training_trajectory.npz",
+    "summary.json",
+    "training.png",
+}
+
+
+def tensors(run):
+    return safetensors.load_file(run / "checkpoint.safetensors")
+
+
+def metrics(run):
+    """Every line, without the one number that a clock made."""
+    return [{k: v for k, v in line.items() if k != "seconds"} for line in read_metrics(run / "metrics.jsonl")]
+
+
+def summary(run):
+    return json.loads((run / "summary.json").read_text())["train"]
+
+
+def assert_same_run(run, other):
+    left, right = tensors(run), tensors(other)
+    assert left.keys() == right.keys()
+    for name, leaf in left.items():
+        # Bits, not values: stop times are infinite, and a NaN would be unequal to itself.
+        assert leaf.dtype == right[name].dtype, name
+        assert torch.equal(leaf, right[name]), name
+    assert metrics(run) == metrics(other)
+
+
+# --- what a run leaves behind
+
+
+def test_a_run_leaves_its_files_and_no_others(trained):
+    assert {path.name for path in trained.iterdir()} == FILES
+    assert (trained / "training.png").read_bytes().startswith(PNG)
+    assert (trained / "training.png").stat().st_size > 5000  # three pairs of axes; an empty picture has 2 kB
+
+
+def test_the_configuration_it_leaves_is_the_one_it_ran_with(trained):
+    tables = read_toml(trained / "config.toml")
+    assert tables.keys() == {"train"}
+    assert set(tables["train"]) == set(TrainConfig.__dataclass_fields__)
+    config = build_config(TrainConfig, tables, {}, where="config.toml")
+    assert (config.epochs, config.hidden, config.systems) == (2, (4,), ({"kind": "binaries", "count": 2},))
+
+
+def test_the_configuration_it_leaves_makes_the_same_run_again(succeed, tmp_path, trained):
+    succeed("train", trained / "config.toml", "--out", tmp_path / "again")
+    assert_same_run(tmp_path / "again", trained)
+    assert (tmp_path / "again" / "config.toml").read_text() == (trained / "config.toml").read_text()
+
+
+def test_scales_are_resolved_in_the_configuration_it_leaves(succeed, write, tmp_path):
+    succeed("train", write(train={"normalize_inputs": "auto", "features": "basic", "epochs": 1}), "--out", "a")
+    table = read_toml(tmp_path / "a" / "config.toml")["train"]
+    assert table["normalize_inputs"] == "manual"
+    assert table["time_scale"] == table["length_scale"] / table["speed_scale"]
+    assert table["length_scale"] != 1.0
+    succeed("train", "a/config.toml", "--out", "b")
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+
+
+def test_metrics_have_one_line_per_epoch_with_both_phases(trained):
+    lines = read_metrics(trained / "metrics.jsonl")
+    assert [line["epoch"] for line in lines] == [0, 1]
+    for line in lines:
+        assert line["collect_status"] == "complete"
+        assert line["collect_accepted"] == line["collect_recorded"] == 6  # 2 systems, 3 steps each
+        assert line["seconds"] > 0
+        assert 0 <= line["replay_band_rate"] <= line["replay_pass_rate"] <= 1
+        assert 1 <= line["replay_iterations"] <= 2
+        assert line["replay_mean_dt"] > 0
+
+
+def test_the_summary_adds_up_the_lines_of_the_metrics(trained):
+    lines, numbers = read_metrics(trained / "metrics.jsonl"), summary(trained)
+    assert (numbers["status"], numbers["epochs"], numbers["warnings"]) == ("complete", 2, [])
+    for key, column in (
+        ("accepted", "collect_accepted"),
+        ("rejected", "collect_rejected"),
+        ("collection_updates", "collect_updates"),
+        ("replay_iterations", "replay_iterations"),
+    ):
+        assert numbers[key] == sum(line[column] for line in lines)
+    for key in ("pass_rate", "band_rate", "mean_energy_error", "max_energy_error", "mean_dt", "loss", "converged"):
+        assert numbers[f"replay_{key}"] == lines[-1][f"replay_{key}"]
+    assert numbers["seconds"] == pytest.approx(sum(line["seconds"] for line in lines), abs=1e-3)  # it is rounded to ms
+
+
+def test_the_last_trajectory_is_kept_group_by_group(succeed, write, tmp_path):
+    succeed("train", write(train={"systems": MIXED, "epochs": 1}), "--out", "a")
+    with numpy.load(tmp_path / "a" / "training_trajectory.npz", allow_pickle=False) as arrays:
+        assert set(arrays) == {
+            f"group{n}_{name}" for n in (0, 1) for name in ("mass", "position", "velocity", "time", "dt")
+        }
+        assert arrays["group0_position"].shape == (6, 2, 2)  # 2 systems and 3 steps, N = 2, D = 2
+        assert arrays["group1_velocity"].shape == (3, 3, 2)
+        assert (arrays["group0_dt"] > 0).all()
+
+
+def test_the_checkpoint_says_what_it_was_trained_on(succeed, write, tmp_path):
+    succeed("train", write(train={"systems": MIXED, "epochs": 1}, seed=5), "--out", "a")
+    metadata = read_metadata(tmp_path / "a" / "checkpoint.safetensors")
+    assert (metadata.seed, metadata.epoch, metadata.shapes) == (5, 1, ((2, 2), (3, 2)))
+    assert metadata.config == read_toml(tmp_path / "a" / "config.toml")["train"]
+
+
+def test_every_epoch_is_shown_in_one_line(succeed, write):
+    lines = succeed("train", write(), "--out", "a").splitlines()
+    assert [line.split()[:2] for line in lines[:2]] == [["epoch", "1/2"], ["epoch", "2/2"]]
+    assert "energy error" in lines[0]
+    assert "mean dt" in lines[0]
+    assert lines[2:] == ["trained policy: a/checkpoint.safetensors"]
+
+
+def test_without_out_the_run_is_named_after_its_file(succeed, write, tmp_path):
+    succeed("train", write("mine.toml", {"epochs": 1}))
+    assert {path.name for path in (tmp_path / "runs" / "mine").iterdir()} == FILES
+
+
+def test_flags_alone_make_a_run(succeed, tmp_path):
+    flags = ["--systems", "pythagorean", "--hidden", "3", "2", "--epochs", "1", "--steps-per-epoch", "2"]
+    succeed("train", *flags, "--replay-steps", "1", "--learning-rate", "0.001", "--no-stop-at-period", "--out", "a")
+    table = read_toml(tmp_path / "a" / "config.toml")["train"]
+    assert (table["systems"], table["hidden"], table["learning_rate"]) == (["pythagorean"], [3, 2], 1e-3)
+
+
+def test_an_empty_file_is_the_defaults(succeed, tmp_path):
+    (tmp_path / "empty.toml").touch()
+    tiny = ["--systems", "pythagorean", "--epochs", "1", "--steps-per-epoch", "2", "--replay-steps", "1"]
+    succeed("train", "empty.toml", *tiny)
+    assert (tmp_path / "runs" / "empty" / "config.toml").is_file()
+
+
+def test_a_new_configuration_is_one_that_runs(succeed, tmp_path):
+    assert "aits train my.toml" in succeed("train", "--new", "my.toml")
+    tiny = ["--epochs", "1", "--steps-per-epoch", "2", "--replay-steps", "1", "--systems", "pythagorean"]
+    succeed("train", "my.toml", *tiny, "--out", "a")
+    assert summary(tmp_path / "a")["epochs"] == 1
+
+
+# --- what a run depends on
+
+
+def test_the_same_seed_gives_the_same_run_and_another_seed_another(succeed, write, tmp_path, trained):
+    config = write()
+    succeed("train", config, "--out", "a")
+    assert_same_run(tmp_path / "a", trained)
+    succeed("train", config, "--seed", "1", "--out", "b")
+    assert metrics(tmp_path / "b") != metrics(trained)
+
+
+RESUMED = {
+    "plain": {},
+    "two shapes": {"systems": MIXED},
+    "history": {"features": "delta_mag", "history_len": 2, "systems": MIXED, "steps_per_epoch": 4},
+    "restart": {"restart_each_epoch": True},
+    "restart with history": {
+        "features": "basic",
+        "history_len": 2,
+        "policy": "mlp",
+        "restart_each_epoch": True,
+        "steps_per_epoch": 4,
+        "energy_threshold": 1.0,
+        "E_upper": 0.5,
+    },
+    "float32": {"dtype": "float32"},
+    "kinetic": {"energy_scale": "kinetic", "systems": ["lagrange_triangle"], "n_steps": 2},
+    "moving field": {"field": {"mass": 0.1, "position": [4.0, 0.0], "velocity": [0.0, 0.5]}},
+    "stop at period": {
+        "stop_at_period": True,
+        "steps_per_epoch": 20,
+        "policy": "criterion",
+        "eta": 0.4,
+        "energy_threshold": 100.0,
+        "E_upper": 10.0,
+    },
+    "momentum": {"optimizer": "sgd", "momentum": 0.9, "clip_norm": 0.5, "loss_on": "failed"},
+    "scaled": {"features": "rich", "normalize_inputs": "auto", "fourier_features": 2, "convergence": "trajectory"},
+}
+
+
+@pytest.mark.parametrize("options", RESUMED.values(), ids=RESUMED)
+def test_a_resumed_run_equals_an_unbroken_one_bit_for_bit(succeed, write, tmp_path, options):
+    config = write(train=options)
+    succeed("train", config, "--epochs", "4", "--out", "whole")
+    succeed("train", config, "--epochs", "2", "--out", "broken")
+    half = tensors(tmp_path / "broken")
+    succeed("train", "--resume", "broken", "--epochs", "4")
+    assert_same_run(tmp_path / "broken", tmp_path / "whole")
+    assert int(half["epoch"]) == 2
+    if options.get("stop_at_period"):  # all have retired before the end: nothing is left to learn from
+        assert metrics(tmp_path / "whole")[-1]["collect_accepted"] == 0
+    else:
+        assert any(not torch.equal(leaf, half[name]) for name, leaf in tensors(tmp_path / "whole").items())
+
+
+def test_a_resumed_run_leaves_the_files_of_an_unbroken_one(succeed, write, tmp_path):
+    config = write()
+    succeed("train", config, "--epochs", "3", "--out", "whole")
+    succeed("train", config, "--epochs", "1", "--out", "broken")
+    succeed("train", config, "--resume", "broken", "--epochs", "3")
+    assert (tmp_path / "broken" / "config.toml").read_text() == (tmp_path / "whole" / "config.toml").read_text()
+    whole, broken = summary(tmp_path / "whole"), summary(tmp_path / "broken")
+    assert {k: v for k, v in whole.items() if k != "seconds"} == {k: v for k, v in broken.items() if k != "seconds"}
+    with (
+        numpy.load(tmp_path / "whole" / "training_trajectory.npz") as a,
+        numpy.load(tmp_path / "broken" / "training_trajectory.npz") as b,
+    ):
+        assert set(a) == set(b)
+        assert all((a[name] == b[name]).all() for name in a)
+
+
+def test_a_run_that_died_between_metrics_and_checkpoint_resumes_without_a_double_line(succeed, write, tmp_path):
+    config = write()
+    succeed("train", config, "--epochs", "3", "--out", "whole")
+    succeed("train", config, "--epochs", "2", "--out", "broken")
+    with (tmp_path / "broken" / "metrics.jsonl").open("a") as file:
+        file.write('{"epoch": 2, "replay_mean_dt": 1.0}\n{"epoch": 3, "repl')
+    succeed("train", "--resume", "broken", "--epochs", "3")
+    assert_same_run(tmp_path / "broken", tmp_path / "whole")
+
+
+def test_a_resumed_run_keeps_the_other_section_of_its_configuration(succeed, write, tmp_path):
+    config = write(train={"epochs": 1}, simulate={"t_end": 0.25})
+    succeed("both", config, "--out", "a")
+    before = read_toml(tmp_path / "a" / "config.toml")
+    succeed("train", "--resume", "a", "--epochs", "2")
+    after = read_toml(tmp_path / "a" / "config.toml")
+    assert after["simulate"] == before["simulate"]
+    assert after["train"] == before["train"] | {"epochs": 2}
+
+
+# --- the physics of a run
+
+
+def test_float32_stays_float32(succeed, write, tmp_path):
+    succeed("train", write(train={"dtype": "float32", "epochs": 1}), "--out", "a")
+    floats = [leaf.dtype for leaf in tensors(tmp_path / "a").values() if leaf.is_floating_point()]
+    assert len(floats) > 10
+    assert set(floats) == {torch.float32}
+
+
+def test_systems_retire_at_their_period(succeed, write, tmp_path):
+    options = RESUMED["stop at period"] | {"epochs": 3, "systems": [{"kind": "binaries", "count": 2}]}
+    succeed("train", write(train=options), "--out", "a")
+    state = tensors(tmp_path / "a")
+    time_, stop = state["population.0.sample.system.time"], state["population.0.stop_time"]
+    assert bool((time_ >= stop).all())
+    assert bool((time_ - state["population.0.sample.window.dt"][:, -1] < stop).all())  # and with the first step beyond
+    assert not state["population.0.sample.active"].any()
+
+
+def test_a_moving_field_does_work_on_the_systems_and_the_energy_with_it_is_kept(succeed, write, tmp_path):
+    field = {"mass": 50.0, "position": [4.0, 0.0], "velocity": [0.0, 5.0]}
+    succeed("train", write(train={"field": field, "epochs": 1, "systems": ["pythagorean"]}), "--out", "a")
+    assert bool((tensors(tmp_path / "a")["population.0.sample.system.work"] != 0).all())
+    assert summary(tmp_path / "a")["accepted"] == 3
+
+
+def test_a_run_without_a_field_does_no_work(trained):
+    assert not tensors(trained)["population.0.sample.system.work"].any()
+
+
+def test_a_system_without_energy_trains_on_the_kinetic_scale(succeed, write, tmp_path):
+    rows = {"mass": [1, 1], "position": [[0, 0], [1, 0]], "velocity": [[0, 1], [0, -1]]}  # E = 1 − 1
+    (tmp_path / "parabola.json").write_text(json.dumps(rows))
+    config = write(train={"systems": ["parabola.json"], "energy_scale": "kinetic", "epochs": 1})
+    succeed("train", config, "--out", "a")
+    assert summary(tmp_path / "a")["accepted"] == 3
+
+
+def test_a_file_trains_like_the_system_in_it(succeed, write, tmp_path):
+    save_system(tmp_path / "one.npy", take(binaries(3, 1), 0))
+    succeed("train", write(train={"systems": ["one.npy"], "epochs": 1}), "--out", "a")
+    same = {"kind": "binaries", "count": 1, "seed": 3}
+    succeed("train", write(train={"systems": [same], "epochs": 1}), "--out", "b")
+    assert_same_run(tmp_path / "a", tmp_path / "b")
+
+
+# --- warnings
+
+
+def test_part_2_that_never_runs_is_warned_of(aits, write, tmp_path):
+    options = {
+        "preset": "source",
+        "hidden": [4],
+        "epochs": 1,
+        "history_len": 1,
+        "E_upper": 0.9,
+        "energy_threshold": 1.0,
+    }
+    config = tmp_path / "source.toml"
+    config.write_text("[train]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in options.items()))
+    outcome = aits("train", config, "--steps-per-epoch", "2", "--out", "a")
+    assert outcome.code == 0
+    assert "warning: Part 2 never ran: a trajectory has 1 samples" in outcome.err
+    assert summary(tmp_path / "a")["replay_skipped"] is True
+
+
+def test_a_policy_that_passes_by_tiny_steps_is_warned_of(aits, write, tmp_path):
+    # The policy is the constant step 1e-5, far below what the criterion of its name would take.
+    options = {"policy": "mlp", "loss_on": "failed", "convergence": "minibatch", "epochs": 1, "criterion": "p_norm"}
+    outcome = aits("train", write(train=options | {"eta": 500.0}), "--out", "a")
+    assert outcome.code == 0
+    assert outcome.err.startswith("warning: the mean step is ")
+    assert 'use loss_on = "all" and convergence = "band"' in outcome.err
+    assert summary(tmp_path / "a")["warnings"] == [outcome.err.removeprefix("warning: ").strip()]
+
+
+# --- how it can end
+
+
+STUCK = {
+    "policy": "mlp",
+    "features": "basic",
+    "energy_threshold": 1e-9,
+    "E_lower": 1e-12,
+    "E_upper": 1e-10,
+    "max_retrain_steps": 2,
+    "learning_rate": 1e-6,
+}
+
+
+def test_a_stuck_collection_ends_with_code_1_one_line_and_everything_kept(aits, write, tmp_path):
+    outcome = aits("train", write(train=STUCK | {"epochs": 3}), "--out", "a")
+    assert outcome.code == 1
+    assert outcome.err.count("\n") == 1
+    assert outcome.err.startswith("aits: error: epoch 0: system ")
+    for part in ("was rejected 2 times in a row", "energy error", "dt = ", "threshold 1e-09", "raise learning_rate"):
+        assert part in outcome.err
+    assert outcome.err.endswith("what was learned is in a\n")
+    assert {path.name for path in (tmp_path / "a").iterdir()} == FILES
+    assert (summary(tmp_path / "a")["status"], len(metrics(tmp_path / "a"))) == ("retrain_limit", 1)
+    assert read_metadata(tmp_path / "a" / "checkpoint.safetensors").epoch == 1
+
+
+def test_a_stuck_run_can_be_resumed(aits, write, tmp_path):
+    assert aits("train", write(train=STUCK | {"epochs": 3}), "--out", "a").code == 1
+    assert aits("train", "--resume", "a").code == 1  # as stuck as before, in the next epoch
+    assert [line["epoch"] for line in metrics(tmp_path / "a")] == [0, 1]
+
+
+def test_numbers_that_json_has_not_are_null_in_metrics_and_summary(aits, write, tmp_path):
+    aits("train", write(train=STUCK | {"max_retrain_steps": 1}), "--out", "a")
+    for text in ((tmp_path / "a" / name).read_text() for name in ("metrics.jsonl", "summary.json")):
+        assert "null" in text
+        json.loads(text, parse_constant=pytest.fail)
+
+
+def wait_for(condition, process, seconds=60):
+    for _ in range(seconds * 50):
+        if condition() or process.poll() is not None:
+            break
+        time.sleep(0.02)
+    assert condition(), process.communicate()
+
+
+def test_ctrl_c_ends_with_130_and_a_command_that_goes_on_from_there(succeed, write, tmp_path):
+    config = write(train={"epochs": 2000})
+    process = subprocess.Popen(
+        [sys.executable, "-m", "aits_func", "train", str(config), "--out", "my run"],
+        cwd=tmp_path,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    try:
+        wait_for(lambda: read_metrics(tmp_path / "my run" / "metrics.jsonl"), process)
+        process.send_signal(signal.SIGINT)
+        _, message = process.communicate(timeout=60)
+    finally:
+        process.kill()
+    assert process.returncode == 130
+    epoch = read_metadata(tmp_path / "my run" / "checkpoint.safetensors").epoch
+    assert message == f"aits train: interrupted after epoch {epoch}; go on with: aits train --resume 'my run'\n"
+    assert not [path for path in (tmp_path / "my run").iterdir() if path.name.startswith(".")]
+    more = epoch + 2
+    succeed("train", "--resume", "my run", "--epochs", more)
+    succeed("train", config, "--epochs", more, "--out", "whole")
+    assert_same_run(tmp_path / "my run", tmp_path / "whole")
+
+
+def test_an_interrupt_before_anything_is_written_leaves_nothing(aits, write, tmp_path, monkeypatch):
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("aits_func.edge.training_run.load_systems", interrupt)
+    outcome = aits("train", write(), "--out", "a")
+    assert (outcome.code, outcome.err) == (130, "aits train: interrupted\n")
+    assert not (tmp_path / "a").exists()
+
+
+def test_debug_shows_the_traceback(aits, write):
+    with pytest.raises(ValueError, match="epochs must be >= 1"):
+        aits("train", write(), "--epochs", "0", "--debug")
+
+
+def test_mean_dt_of_a_run_is_finite(trained):
+    assert math.isfinite(summary(trained)["replay_mean_dt"])
