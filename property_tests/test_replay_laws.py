@@ -202,7 +202,7 @@ def test_a_network_that_explodes_everywhere_recovers(trajectory, seed, bias):
     *hidden, last = params["network"]
     params = {**params, "network": (*hidden, Layer(last.weight, last.bias + bias))}
     end, info = generalize_on_trajectory(
-        spy.start(params), trajectory, learner=spy.learner, seed=seed, replay_steps=60, convergence="trajectory"
+        spy.start(params), trajectory, learner=spy.learner, seed=seed, convergence="trajectory"
     )
     assert spy.judged[0][2].exploded.all()
     assert info.history.pass_rate[0] == 0.0

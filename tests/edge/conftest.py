@@ -16,7 +16,8 @@ TRAIN = {
     "steps_per_epoch": 3,
     "replay_steps": 2,
 }
-SIMULATE = {"systems": [{"kind": "binaries", "count": 2, "seed": 7}], "t_end": 0.3, "max_steps": 200}
+ROUND = {"kind": "binaries", "count": 2, "seed": 7, "eccentricity": [0.0, 0.2]}  # some fifteen steps in 0.1
+SIMULATE = {"systems": [ROUND], "t_end": 0.1, "max_steps": 200}
 
 
 class Outcome(NamedTuple):
@@ -40,6 +41,18 @@ def write_toml(path, train=None, simulate=None, **shared):
     sections = {"train": TRAIN | (train or {}), "simulate": SIMULATE | (simulate or {})}
     path.write_text(tomli_w.dumps(shared | sections), encoding="utf-8")
     return path
+
+
+@pytest.fixture
+def real_pictures():
+    """Ask for it to have pictures drawn."""
+
+
+@pytest.fixture(autouse=True)
+def _hasty_pictures(request, monkeypatch):
+    """Laying out a picture takes longer than a tiny run; unless a test looks at them they are left empty."""
+    if "real_pictures" not in request.fixturenames:
+        monkeypatch.setattr("aits_func.edge.pictures._save", lambda figure, path: path.touch())
 
 
 @pytest.fixture

@@ -186,11 +186,9 @@ RESUMED = {
     "restart with history": {
         "features": "basic",
         "history_len": 2,
-        "policy": "mlp",
         "restart_each_epoch": True,
         "steps_per_epoch": 4,
-        "energy_threshold": 1.0,
-        "E_upper": 0.5,
+        "systems": MIXED[1:],
     },
     "float32": {"dtype": "float32"},
     "kinetic": {"energy_scale": "kinetic", "systems": ["lagrange_triangle"], "n_steps": 2},
@@ -309,27 +307,22 @@ def test_a_file_trains_like_the_system_in_it(succeed, write, tmp_path):
 # --- warnings
 
 
-def test_part_2_that_never_runs_is_warned_of(aits, write, tmp_path):
-    options = {
-        "preset": "source",
-        "hidden": [4],
-        "epochs": 1,
-        "history_len": 1,
-        "E_upper": 0.9,
-        "energy_threshold": 1.0,
-    }
-    config = tmp_path / "source.toml"
-    config.write_text("[train]\n" + "".join(f"{key} = {json.dumps(value)}\n" for key, value in options.items()))
-    outcome = aits("train", config, "--steps-per-epoch", "2", "--out", "a")
+def test_part_2_that_never_runs_is_warned_of(aits, tmp_path):
+    # The source system as it was: one system, one step an epoch, two samples at least. At this threshold all pass.
+    table = 'preset = "source"\nhidden = [4]\nepochs = 7\nE_upper = 1e6\nenergy_threshold = 1e7\n'
+    (tmp_path / "source.toml").write_text(f"[train]\n{table}")
+    outcome = aits("train", "source.toml", "--out", "a")
     assert outcome.code == 0
-    assert "warning: Part 2 never ran: a trajectory has 1 samples" in outcome.err
+    assert outcome.err.startswith(
+        "warning: Part 2 never ran: a trajectory has 1 samples, fewer than min_replay_size = 2"
+    )
     assert summary(tmp_path / "a")["replay_skipped"] is True
 
 
 def test_a_policy_that_passes_by_tiny_steps_is_warned_of(aits, write, tmp_path):
-    # The policy is the constant step 1e-5, far below what the criterion of its name would take.
-    options = {"policy": "mlp", "loss_on": "failed", "convergence": "minibatch", "epochs": 1, "criterion": "p_norm"}
-    outcome = aits("train", write(train=options | {"eta": 500.0}), "--out", "a")
+    # A policy learns to stay far below a criterion that takes much too long steps.
+    options = {"policy": "criterion", "eta": 5.0, "optimizer": "sgd", "learning_rate": 0.5, "epochs": 1}
+    outcome = aits("train", write(train=options), "--out", "a")
     assert outcome.code == 0
     assert outcome.err.startswith("warning: the mean step is ")
     assert 'use loss_on = "all" and convergence = "band"' in outcome.err
@@ -384,10 +377,17 @@ def wait_for(condition, process, seconds=60):
     assert condition(), process.communicate()
 
 
+# A shell starts background jobs with SIGINT ignored, and their children inherit that.
+INTERRUPTIBLE = (
+    "import runpy, signal; signal.signal(signal.SIGINT, signal.default_int_handler); "
+    "runpy.run_module('aits_func', run_name='__main__')"
+)
+
+
 def test_ctrl_c_ends_with_130_and_a_command_that_goes_on_from_there(succeed, write, tmp_path):
     config = write(train={"epochs": 2000})
     process = subprocess.Popen(
-        [sys.executable, "-m", "aits_func", "train", str(config), "--out", "my run"],
+        [sys.executable, "-c", INTERRUPTIBLE, "train", str(config), "--out", "my run"],
         cwd=tmp_path,
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,

@@ -1,0 +1,327 @@
+"""``aits simulate``: what it writes, that the numbers are the library's own, and what it refuses to begin."""
+
+import json
+import math
+
+import pytest
+import torch
+
+from aits_func.base.tree import take
+from aits_func.edge.assemble import build_physics, build_policy, init_params
+from aits_func.edge.checkpoint import load_checkpoint, read_metadata
+from aits_func.edge.config import SimulateConfig, TrainConfig, build_config, config_from_dict, read_toml
+from aits_func.edge.initial_condition_files import save_system
+from aits_func.edge.simulation_run import LEARNED, load_sets
+from aits_func.loops.simulate import STATUS_NAMES, simulate
+from aits_func.physics.known_orbits import known_orbit
+
+numpy = pytest.importorskip("numpy")
+
+PNG = b"\x89PNG\r\n\x1a\n"
+FILES = {"config.toml", "summary.json", "trajectory.npz", "orbits.png", "energy_error.png", "steps.png"}
+ROUND = {"kind": "binaries", "seed": 7, "eccentricity": [0.0, 0.2]}
+TWO_SETS = [ROUND | {"count": 2}, {"name": "figure_eight", "t_end": 0.2}]
+FIELDS = {
+    "rule",
+    "constant",
+    "systems",
+    "count",
+    "status",
+    "steps",
+    "force_evaluations",
+    "accepted",
+    "rejected",
+    "final_energy_error",
+    "mean_energy_error",
+    "max_energy_error",
+    "momentum_residual_max",
+    "angular_momentum_residual_max",
+    "mean_dt",
+    "seconds",
+}
+
+
+def results(run):
+    return json.loads((run / "summary.json").read_text())["simulate"]["results"]
+
+
+def arrays(run):
+    with numpy.load(run / "trajectory.npz", allow_pickle=False) as file:
+        return {name: torch.from_numpy(file[name]) for name in file}
+
+
+def without_clock(run):
+    return [{key: value for key, value in row.items() if key != "seconds"} for row in results(run)]
+
+
+def by_the_library(run, trained):
+    """What `simulate` of the library says about the first set of a run."""
+    config = build_config(SimulateConfig, read_toml(run / "config.toml"), {}, where="a")
+    policy_config = config_from_dict(TrainConfig, read_metadata(trained / "checkpoint.safetensors").config, where="b")
+    physics = build_physics(config, "a")
+    _, policy = build_policy(policy_config, physics.gravity)
+    params = load_checkpoint(trained / "checkpoint.safetensors", init_params(policy, 0, physics), prefix="params.")
+    item = load_sets(config, physics, "a")[0]
+    return simulate(
+        params,
+        item.systems,
+        policy=policy,
+        gravity=physics.gravity,
+        integrator=physics.integrator,
+        t_end=item.t_end,
+        max_steps=config.max_steps,
+        record_every=config.record_every,
+    )
+
+
+def test_a_simulation_leaves_its_files_and_no_others(real_pictures, succeed, write, tmp_path, trained):
+    out = succeed("simulate", write(simulate={"systems": TWO_SETS}), "--checkpoint", trained, "--out", "a")
+    assert {path.name for path in (tmp_path / "a").iterdir()} == FILES
+    for name in FILES:
+        if name.endswith(".png"):
+            assert (tmp_path / "a" / name).read_bytes().startswith(PNG)
+            assert (tmp_path / "a" / name).stat().st_size > 5000  # two pairs of axes; an empty picture has 2 kB
+    assert "binaries (2)" in out
+    assert "figure_eight (1)" in out
+    assert out.endswith("written to a\n")
+
+
+def test_the_summary_has_every_number_of_every_set(succeed, write, tmp_path, trained):
+    succeed("simulate", write(simulate={"systems": TWO_SETS}), "--checkpoint", trained, "--out", "a")
+    rows = results(tmp_path / "a")
+    assert [(row["rule"], row["systems"], row["count"]) for row in rows] == [
+        (LEARNED, "binaries", 2),
+        (LEARNED, "figure_eight", 1),
+    ]
+    for row in rows:
+        assert set(row) == FIELDS
+        assert row["status"] == dict.fromkeys(STATUS_NAMES, 0) | {"finished": row["count"]}
+        assert row["accepted"] + row["rejected"] == row["steps"]
+        assert row["force_evaluations"] == row["steps"] + row["count"]  # leapfrog: one a step, one at the start
+        assert row["constant"] is None
+
+
+def test_the_numbers_are_those_of_the_library(succeed, write, tmp_path, trained):
+    succeed("simulate", write(simulate={"record_every": 2}), "--checkpoint", trained, "--out", "a")
+    _, info = by_the_library(tmp_path / "a", trained)
+    (row,) = results(tmp_path / "a")
+    assert row["steps"] == int(info.steps.sum())
+    assert row["force_evaluations"] == int(info.force_evaluations.sum())
+    assert row["rejected"] == int(info.over_threshold.sum())
+    assert row["momentum_residual_max"] == float(info.momentum_residual.max())
+    assert row["angular_momentum_residual_max"] == float(info.angular_momentum_residual.max())
+    assert row["mean_dt"] == float(info.mean_dt.mean())
+    for key in ("final", "mean", "max"):
+        # Of two systems the median and the 90 % quantile are the larger: no interpolation.
+        largest = float(getattr(info, f"{key}_energy_error").max())
+        assert row[f"{key}_energy_error"] == {"median": largest, "90 %": largest}
+    for name, value in info.recording._asdict().items():
+        assert torch.equal(arrays(tmp_path / "a")[f"binaries_{name}"], value), name
+
+
+def test_momentum_and_angular_momentum_are_kept_to_rounding(succeed, write, tmp_path, trained):
+    succeed("simulate", write(simulate={"systems": TWO_SETS}), "--checkpoint", trained, "--out", "a")
+    for row in results(tmp_path / "a"):
+        # The leapfrog keeps both exactly; some twenty steps of numbers of order 1 lose a few 1e-16 each.
+        assert 0 <= row["momentum_residual_max"] < 1e-13
+        assert 0 <= row["angular_momentum_residual_max"] < 1e-13
+
+
+def test_the_trajectory_starts_at_the_systems_and_ends_at_their_ends(succeed, write, tmp_path, trained):
+    succeed("simulate", write(simulate={"systems": TWO_SETS}), "--checkpoint", trained, "--out", "a")
+    paths = arrays(tmp_path / "a")
+    assert set(paths) == {
+        f"{label}_{name}"
+        for label in ("binaries", "figure_eight")
+        for name in ("time", "position", "dt", "energy_error")
+    }
+    assert torch.equal(paths["figure_eight_position"][0, 0], known_orbit("figure_eight").position)
+    assert paths["figure_eight_time"][0].item() == 0
+    assert paths["figure_eight_time"][-1].item() == 0.2
+    assert paths["binaries_time"][-1].tolist() == [0.1, 0.1]
+    assert paths["binaries_position"].shape[1:] == (2, 2, 2)
+
+
+def test_the_configuration_it_leaves_makes_the_same_simulation_again(succeed, write, tmp_path, trained):
+    config = write(simulate={"systems": TWO_SETS}, G=1.0)
+    succeed("simulate", config, "--checkpoint", trained, "--max-steps", "150", "--out", "a")
+    table = read_toml(tmp_path / "a" / "config.toml")["simulate"]
+    assert set(table) == set(SimulateConfig.__dataclass_fields__)
+    assert (table["checkpoint"], table["max_steps"]) == (str(trained), 150)
+    succeed("simulate", "a/config.toml", "--out", "b")
+    assert without_clock(tmp_path / "a") == without_clock(tmp_path / "b")
+    assert (tmp_path / "a" / "config.toml").read_text() == (tmp_path / "b" / "config.toml").read_text()
+
+
+@pytest.mark.parametrize("name", ["", "checkpoint.safetensors"])
+def test_the_policy_may_be_named_by_its_run_or_its_file(succeed, write, trained, name):
+    succeed("simulate", write(), "--checkpoint", trained / name, "--out", "a")
+
+
+def test_physics_that_nobody_names_is_that_of_the_training(succeed, write, tmp_path):
+    physics = {"G": 4.0, "softening": 0.05, "integrator": "leapfrog_dkd", "energy_scale": "kinetic", "n_steps": 2}
+    succeed("train", write(train=physics | {"epochs": 1}), "--out", "t")
+    succeed("simulate", write(simulate={"softening": 0.0}), "--checkpoint", "t", "--out", "a")
+    table = read_toml(tmp_path / "a" / "config.toml")["simulate"]
+    assert {key: table[key] for key in physics} == physics | {"softening": 0.0}
+
+
+def test_flags_alone_make_a_simulation(succeed, tmp_path, trained):
+    flags = ["--systems", "figure_eight", "pythagorean", "--t-end", "0.1", "--record-every", "0"]
+    succeed("simulate", "--checkpoint", trained, *flags, "--out", "a")
+    assert [row["systems"] for row in results(tmp_path / "a")] == ["figure_eight", "pythagorean"]
+    assert arrays(tmp_path / "a")["pythagorean_time"].shape == (2, 1)  # the first state and the last
+
+
+def test_a_file_simulates_like_the_orbit_in_it(succeed, write, tmp_path, trained):
+    save_system(tmp_path / "eight.json", known_orbit("figure_eight"), G=1.0)
+    config = write(simulate={"systems": ["eight.json", "figure_eight"]})
+    succeed("simulate", config, "--checkpoint", trained, "--out", "a")
+    first, second = without_clock(tmp_path / "a")
+    assert first | {"systems": ""} == second | {"systems": ""}
+
+
+def test_two_sets_of_one_kind_are_kept_apart(succeed, write, tmp_path, trained):
+    sets = [ROUND | {"count": 1}, ROUND | {"count": 3, "seed": 2, "t_end": 0.05}]
+    succeed("simulate", write(simulate={"systems": sets}), "--checkpoint", trained, "--out", "a")
+    assert [(row["systems"], row["count"]) for row in results(tmp_path / "a")] == [("binaries", 1), ("binaries 2", 3)]
+    assert arrays(tmp_path / "a")["binaries_2_time"][-1].tolist() == [0.05] * 3
+    succeed("simulate", write(simulate={"systems": sets[:1]}), "--checkpoint", trained, "--out", "b")
+    # Batches of four and of one may sum in another order; a dozen steps pass on rounding errors of 1e-16.
+    torch.testing.assert_close(
+        arrays(tmp_path / "a")["binaries_position"][-1],
+        arrays(tmp_path / "b")["binaries_position"][-1],
+        rtol=0,
+        atol=1e-13,
+    )
+
+
+def test_a_label_is_text_and_nothing_else(real_pictures, succeed, write, tmp_path, trained):
+    label = "a[/b] $x_$ 50 % [red] / \\q$"
+    config = write(simulate={"systems": [{"name": "figure_eight", "label": label, "t_end": 0.05}]})
+    assert label in succeed("simulate", config, "--checkpoint", trained, "--out", "a")
+    assert results(tmp_path / "a")[0]["systems"] == label
+
+
+# --- beside classical rules
+
+
+def test_classical_rules_are_run_at_equal_cost_on_the_same_systems(succeed, write, tmp_path, trained):
+    sets = [ROUND | {"count": 2}, "figure_eight"]
+    config = write(simulate={"systems": sets, "t_end": 0.4, "compare": True, "compare_tolerance": 0.03})
+    out = succeed("simulate", config, "--checkpoint", trained, "--out", "a")
+    rows = results(tmp_path / "a")
+    rules = ("learned policy", "free-fall criterion", "constant step")
+    assert [(row["rule"], row["systems"]) for row in rows] == [
+        (rule, name) for rule in rules for name in ("binaries", "figure_eight")
+    ]
+    cost = {row["rule"]: row["force_evaluations"] for row in rows if row["systems"] == "binaries"}
+    for rule in rules[1:]:
+        assert cost[rule] == pytest.approx(cost[LEARNED], rel=0.03)  # compare_tolerance
+    assert all(row["constant"] > 0 for row in rows[2:])
+    verdict = json.loads((tmp_path / "a" / "summary.json").read_text())["simulate"]["verdict"]
+    assert len(verdict) == 4
+    for line in verdict:
+        assert line in out
+        assert "the learned policy wins everywhere" in line or "the learned policy LOSES in " in line
+
+
+def test_the_verdict_names_what_the_learned_policy_loses(succeed, write, tmp_path, trained):
+    config = write(simulate={"compare": True})
+    succeed("simulate", config, "--checkpoint", trained, "--out", "a")
+    mine, *others = results(tmp_path / "a")
+    for other in others:
+        lost = [
+            (key, name)
+            for key in ("final_energy_error", "mean_energy_error")
+            for name in ("median", "90 %")
+            if not mine[key][name] <= other[key][name]
+        ]
+        (line,) = [
+            line
+            for line in json.loads((tmp_path / "a" / "summary.json").read_text())["simulate"]["verdict"]
+            if f"against the {other['rule']}" in line
+        ]
+        assert line.count(" against ") == len(lost) + 1  # the rule, and number by number
+        assert ("LOSES" in line) == bool(lost)
+
+
+# --- how it can end
+
+
+def test_systems_that_do_not_finish_are_counted_and_count_as_infinite(succeed, write, tmp_path, trained):
+    sets = [
+        {"kind": "binaries", "count": 2, "t_end": 1e-4, "seed": 1},
+        {"kind": "free_fall_triple", "count": 1, "t_end": 50.0},
+    ]
+    succeed("simulate", write(simulate={"systems": sets, "max_steps": 20}), "--checkpoint", trained, "--out", "a")
+    finished, cut = results(tmp_path / "a")
+    assert finished["status"]["finished"] == 2
+    assert cut["status"]["step limit"] == 1
+    assert cut["steps"] == 20
+    assert cut["final_energy_error"] == {"median": None, "90 %": None}  # infinity, for which JSON has no number
+
+
+def test_if_no_system_finishes_the_exit_code_is_1_with_one_line(aits, write, tmp_path, trained):
+    outcome = aits("simulate", write(), "--max-steps", "2", "--checkpoint", trained, "--out", "a")
+    assert outcome.code == 1
+    assert outcome.err == "aits: error: no system finished; raise max_steps, and see status in a\n"
+    assert {path.name for path in (tmp_path / "a").iterdir()} == FILES
+
+
+@pytest.mark.parametrize(
+    ("simulate", "flags"),
+    [
+        ({"systems": ["nothing_like_it"]}, []),
+        ({"systems": [{"kind": "binaries", "t_end": -1.0}]}, []),
+        ({"field": {"mass": 1.0, "position": [9.0, 0.0, 0.0]}}, []),
+        ({}, ["--dtype", "float32"]),
+    ],
+)
+def test_what_is_refused_leaves_no_directory_behind(refuse, write, tmp_path, trained, simulate, flags):
+    refuse("simulate", write(simulate=simulate), "--checkpoint", trained, *flags, "--out", "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_a_policy_on_rich_features_refuses_another_number_of_bodies(refuse, succeed, write, tmp_path, trained_on_rich):
+    config = write(simulate={"systems": ["figure_eight"]})
+    message = refuse("simulate", config, "--checkpoint", trained_on_rich, "--out", "a")
+    assert "figure_eight has N = 3, D = 2" in message
+    assert "'rich' features and was trained on N = 2, D = 2 alone" in message
+    assert not (tmp_path / "a").exists()
+    cube = [{"kind": "binaries", "count": 1, "dimensions": 3}]
+    assert "N = 2, D = 3" in refuse(
+        "simulate", write(simulate={"systems": cube}), "--checkpoint", trained_on_rich, "--out", "a"
+    )
+    succeed("simulate", write(), "--checkpoint", trained_on_rich, "--out", "a")
+
+
+def test_a_policy_on_invariant_features_takes_any_number_of_bodies(succeed, write, tmp_path, trained):
+    sets = [
+        {"kind": "gaussian_cluster", "count": 1, "bodies": n, "dimensions": 3, "position_scale": 1.0} for n in (3, 5)
+    ]
+    succeed("simulate", write(simulate={"systems": sets, "t_end": 0.1}), "--checkpoint", trained, "--out", "a")
+    assert all(math.isfinite(row["final_energy_error"]["median"]) for row in results(tmp_path / "a"))
+
+
+def test_a_policy_with_a_memory_simulates(succeed, write, tmp_path):
+    options = {"features": "delta_mag", "history_len": 2, "steps_per_epoch": 4, "epochs": 1}
+    succeed("train", write(train=options), "--out", "t")
+    succeed("simulate", write(), "--checkpoint", "t", "--out", "a")
+    assert results(tmp_path / "a")[0]["status"]["finished"] == 2
+
+
+def test_a_simulation_in_float32_is_one(succeed, write, tmp_path):
+    succeed("train", write(train={"dtype": "float32", "epochs": 1}), "--out", "t")
+    succeed("simulate", write(), "--checkpoint", "t", "--out", "a")
+    assert {value.dtype for value in arrays(tmp_path / "a").values()} == {torch.float32}
+
+
+def test_a_simulation_in_a_moving_field_keeps_the_energy_that_counts_its_work(succeed, write, tmp_path, trained):
+    field = {"mass": 0.5, "position": [4.0, 0.0], "velocity": [0.0, 0.5]}
+    config = write(simulate={"field": field, "systems": [ROUND | {"count": 1}]})
+    succeed("simulate", config, "--checkpoint", trained, "--out", "a")
+    (row,) = results(tmp_path / "a")
+    # The policy's steps lose less than 1e-4 each without a field; uncounted work would be of order 1e-2.
+    assert row["final_energy_error"]["median"] < 1e-3
+    assert take(arrays(tmp_path / "a")["binaries_time"], -1).item() == 0.1
