@@ -26,7 +26,7 @@ def check_system(system: System, *, softening: float = 0.0, batched: bool = Fals
     Args:
         system: mass (N,), position and velocity (N, D), time and work (); with ``batched`` every
             leaf has one more leading axis B.
-        softening: with none, coincident bodies of which one has mass are refused.
+        softening: with none, coincident bodies are refused.
         batched: whether there is a leading axis.
         where: what the error message calls the system.
 
@@ -74,11 +74,10 @@ def _check_shapes(system: System, lead: int, where: str) -> None:
 
 
 def _check_coincidence(system: System, where: str) -> None:
-    """Two bodies at one place attract each other infinitely, unless both are massless."""
+    """Two bodies at one place have no finite force, not even if both are massless (0 · ∞)."""
     difference = system.position[..., None, :, :] - system.position[..., :, None, :]
-    attracts = (system.mass[..., None, :] + system.mass[..., :, None]) > 0
     diagonal = torch.eye(system.mass.shape[-1], dtype=torch.bool, device=system.mass.device)
-    together = (difference == 0).all(-1) & attracts & ~diagonal
+    together = (difference == 0).all(-1) & ~diagonal
     if bool(together.any()):
         first, second = together.nonzero()[0, -2:].tolist()
         raise ValueError(f"{where}: bodies {first} and {second} are at the same place; move one, or set softening > 0")
@@ -114,7 +113,12 @@ def make_system(
         all(isinstance(x, Tensor) for x in (mass, position, velocity)),
         "make_system: mass, position and velocity must be tensors, e.g. torch.tensor(mass, dtype=torch.float64)",
     )
-    clock = torch.as_tensor(time, dtype=mass.dtype, device=mass.device).expand(mass.shape[:-1])
+    clock = torch.as_tensor(time, dtype=mass.dtype, device=mass.device)
+    require(
+        clock.ndim == 0 or clock.shape == mass.shape[:-1],
+        f"make_system: time must be a number or have shape {tuple(mass.shape[:-1])}, got {tuple(clock.shape)}",
+    )
+    clock = clock.expand(mass.shape[:-1])
     system = System(mass, position, velocity, clock, torch.zeros_like(clock))
     check_system(system, softening=softening, batched=mass.ndim == 2)
     return system

@@ -66,7 +66,7 @@ def _run(command: str, options: dict[str, Any]) -> int:
     try:
         return int(getattr(commands, command)(options))
     except KeyboardInterrupt:
-        print(f"aits {command}: interrupted{commands.how_to_go_on(options)}", file=sys.stderr)
+        print(f"aits {command}: interrupted{commands.how_to_go_on(command, options)}", file=sys.stderr)
         return INTERRUPTED
 
 

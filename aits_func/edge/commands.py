@@ -113,10 +113,10 @@ def checkpoint_path(path: Path) -> Path:
     return path / files.CHECKPOINT if path.is_dir() else path
 
 
-def how_to_go_on(options: dict[str, Any]) -> str:
+def how_to_go_on(command: str, options: dict[str, Any]) -> str:
     """What to tell a user who interrupted a command."""
     directory = options.get("resume") or _directory(options)
-    if directory is None or not (directory / files.CHECKPOINT).is_file():
+    if command not in ("train", "both") or directory is None or not (directory / files.CHECKPOINT).is_file():
         return ""
     metadata, place = read_metadata(directory / files.CHECKPOINT), shlex.quote(str(directory))
     if metadata.epoch >= metadata.config["epochs"]:

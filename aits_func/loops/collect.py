@@ -8,11 +8,12 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from ..base.check import check_system, require
+from ..base.check import check_system, require, require_choice
 from ..base.tree import concatenate, select, take
 from ..base.types import Population, Sample, StepInfo, System, TrainState
 from ..learning.optimizers import GradientTransformation
 from ..physics.gravity import Gravity
+from ..timestep.step import ENERGY_SCALES
 from ..timestep.window import first_sample, push
 from .objective import Groups, Learner, count_samples
 
@@ -29,7 +30,10 @@ class Stuck(NamedTuple):
 
 
 class CollectInfo(NamedTuple):
-    """The report of Part 1: plain numbers."""
+    """The report of Part 1.
+
+    Shapes: plain numbers. Units: ``mean_dt`` is a time; energy errors are relative.
+    """
 
     status: str  # "complete" or "retrain_limit"
     stuck: tuple[Stuck, ...]  # the systems that reached max_retrain_steps
@@ -64,10 +68,11 @@ def init_population(
         A tuple of `Population`.
 
     Raises:
-        ValueError: if a system is malformed (see `check_system`), history_len < 0, or E = 0 while
-            energy_scale is "total".
+        ValueError: if a system is malformed (see `check_system`), history_len < 0, energy_scale is another word,
+            or an energy is no scale to measure by (see `check_energies`).
     """
     require(history_len >= 0, f"init_population: history_len must be >= 0, got {history_len}")
+    require_choice("init_population", "energy_scale", energy_scale, ENERGY_SCALES)
     batches = (systems,) if isinstance(systems, System) else tuple(systems)
     ends: Sequence[Tensor | None] = [None] * len(batches)
     if stop_time is not None:
@@ -75,20 +80,44 @@ def init_population(
     groups = []
     for number, (batch, end) in enumerate(zip(batches, ends, strict=True)):
         check_system(batch, softening=gravity.softening, batched=True, where=f"systems[{number}]")
-        if energy_scale == "total":
-            check_energy(vmap(gravity.energy)(batch), where=f"systems[{number}]")
+        check_energies(batch, gravity=gravity, energy_scale=energy_scale, where=f"systems[{number}]")
         sample = vmap(lambda system: first_sample(system, history_len))(batch)
         groups.append(Population(sample, torch.full_like(batch.time, math.inf) if end is None else end.to(batch.time)))
     return tuple(groups)
 
 
-def check_energy(energy: Tensor, *, where: str) -> None:
-    """Refuse systems whose total energy (B,) is 0, as a relative energy error has no meaning there."""
-    zero = (energy == 0).nonzero()
-    if len(zero):
+def check_energies(systems: System, *, gravity: Gravity, energy_scale: str, where: str) -> None:
+    """Refuse systems whose energy is no scale to measure an error by.
+
+    Args:
+        systems: leaves (B, ...).
+        gravity: weighs the energies.
+        energy_scale: "total" or "kinetic".
+        where: what the error message calls the systems.
+
+    Raises:
+        ValueError: if an energy is not finite, if with "total" |E| vanishes against K + |W| (a ratio to it would
+            be rounding), or if with "kinetic" K + |W| is 0.
+    """
+    energy, size = vmap(gravity.energy)(systems), vmap(gravity.energy_size)(systems)
+    not_finite = ~(energy.isfinite() & size.isfinite())
+    if bool(not_finite.any()):
         raise ValueError(
-            f"{where}: system {int(zero[0])} has total energy 0, so a relative energy error has no meaning; "
-            'set energy_scale = "kinetic"'
+            f"{where}: the energy of system {int(not_finite.nonzero()[0])} is not finite; move bodies (or a field's "
+            "perturber) apart, or change units"
+        )
+    nothing = size == 0
+    if bool(nothing.any()):
+        raise ValueError(
+            f"{where}: system {int(nothing.nonzero()[0])} has neither kinetic nor potential energy (only one body has "
+            "mass?), so there is no energy error to learn from; give a second body mass"
+        )
+    # E is a difference of K and |W|: below some rounding errors of those it is 0 for all that is known.
+    vanishes = energy.abs() <= 64 * torch.finfo(energy.dtype).eps * size
+    if energy_scale == "total" and bool(vanishes.any()):
+        raise ValueError(
+            f"{where}: system {int(vanishes.nonzero()[0])} has total energy 0, so a relative energy error has no "
+            'meaning; set energy_scale = "kinetic"'
         )
 
 
@@ -140,8 +169,8 @@ def collect_trajectory(
     require(max_retrain_steps >= 1, f"collect_trajectory: max_retrain_steps must be >= 1, got {max_retrain_steps}")
     progress = [_begin(population.sample) for population in state.population]
     stop_times = [population.stop_time for population in state.population]
-    records: list[list[_Record]] = [[] for _ in progress]
-    updates = 0
+    kept: list[list[_Kept]] = [[] for _ in progress]
+    rejected = updates = 0
     while True:
         running = [_running(p, end, steps_per_epoch) for p, end in zip(progress, stop_times, strict=True)]
         at_limit = [p.retries >= max_retrain_steps for p in progress]
@@ -149,19 +178,20 @@ def collect_trajectory(
             break
         records_now = [_attempt(learner, state, p.sample, run) for p, run in zip(progress, running, strict=True)]
         progress = [_advance(p, record) for p, record in zip(progress, records_now, strict=True)]
-        for history, record in zip(records, records_now, strict=True):
-            history.append(record)
+        for history, record in zip(kept, records_now, strict=True):
+            history.append(_keep(record))
         failed = _rejected(records_now)
         if failed:
             updates += 1
+            rejected += count_samples(failed)
             state, _ = learner.update(state, failed, "failed")
 
     population = tuple(
         Population(p.sample._replace(active=p.sample.system.time < end), end)
         for p, end in zip(progress, stop_times, strict=True)
     )
-    trajectory = tuple(group for group in map(_recorded, records) if group is not None)
-    info = _report(progress, records, trajectory, updates, at_limit)
+    trajectory = tuple(group for group in map(_recorded, kept) if group is not None)
+    info = _report(progress, [item for history in kept for item in history], trajectory, rejected, updates, at_limit)
     return state._replace(population=population), trajectory, info
 
 
@@ -228,24 +258,35 @@ def _rejected(records: Sequence[_Record]) -> Groups:
     return tuple(group for group in groups if len(group.active))
 
 
-def _recorded(records: Sequence[_Record]) -> Sample | None:
+class _Kept(NamedTuple):
+    """What remains of an attempt: its A accepted steps."""
+
+    sample: Sample  # (A, ...)
+    energy_error: Tensor  # (A,)
+
+
+def _keep(record: _Record) -> _Kept:
+    return take(_Kept(record.sample, record.info.energy_error), record.good.nonzero()[:, 0])
+
+
+def _recorded(kept: Sequence[_Kept]) -> Sample | None:
     """The validated samples of one group whose window was full, as one batch; None if there is none."""
-    kept = [take(r.sample, (r.good & r.sample.window.valid.all(-1)).nonzero()[:, 0]) for r in records]
-    kept = [sample for sample in kept if len(sample.active)]
-    return concatenate(kept) if kept else None
+    full = [take(item.sample, item.sample.window.valid.all(-1).nonzero()[:, 0]) for item in kept]
+    full = [sample for sample in full if len(sample.active)]
+    return concatenate(full) if full else None
 
 
 def _report(
     progress: Sequence[_Progress],
-    records: Sequence[Sequence[_Record]],
+    kept: Sequence[_Kept],
     trajectory: Groups,
+    rejected: int,
     updates: int,
     at_limit: Sequence[Tensor],
 ) -> CollectInfo:
-    attempts = [record for history in records for record in history]
     empty = torch.zeros(0, dtype=torch.float64)
-    error = torch.cat([empty, *(r.info.energy_error[r.good].double().cpu() for r in attempts)])
-    dt = torch.cat([empty, *(r.info.dt[r.good].double().cpu() for r in attempts)])
+    error = torch.cat([empty, *(item.energy_error.double().cpu() for item in kept)])
+    dt = torch.cat([empty, *(item.sample.dt.double().cpu() for item in kept)])
     stuck = tuple(
         Stuck(number, index, float(p.info.energy_error[index]), float(p.info.dt[index]))
         for number, (p, mask) in enumerate(zip(progress, at_limit, strict=True))
@@ -255,7 +296,7 @@ def _report(
         status=RETRAIN_LIMIT if stuck else COMPLETE,
         stuck=stuck,
         accepted=len(error),
-        rejected=sum(int(r.missed.sum()) for r in attempts),
+        rejected=rejected,
         updates=updates,
         recorded=count_samples(trajectory),
         mean_energy_error=float(error.mean()) if len(error) else math.nan,

@@ -12,7 +12,10 @@ from .replay import ReplayInfo, generalize_on_trajectory
 
 
 class EpochInfo(NamedTuple):
-    """The report of one epoch, and the trajectory that it collected and replayed."""
+    """The report of one epoch, and the trajectory that it collected and replayed.
+
+    Shapes: plain numbers in the reports; a trajectory of T samples in groups.
+    """
 
     epoch: int  # 0-based
     collect: CollectInfo

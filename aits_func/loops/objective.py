@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value, vmap
 
-from ..base.check import require_choice
+from ..base.check import require, require_choice
 from ..base.tree import concatenate, length, select, take
 from ..base.types import Params, Sample, StepInfo, System, TrainState
 from ..learning.losses import aggregate_minibatch_loss, band_residual, check_all_pass, check_band
@@ -27,8 +27,8 @@ LOSS_ON = ("failed", "all")
 class Objective(NamedTuple):
     """What is minimised, as pure functions of (params, batch), for any optimizer to consume.
 
-    Made by `build_objective`. ``batch`` is a tuple of groups or one group; B counts the samples of
-    all groups together.
+    Made by `build_objective`. Shapes: as commented on the fields; ``batch`` is a tuple of groups or one
+    group, and B counts the samples of all groups together.
     """
 
     attempt: Callable[[Params, Groups], tuple[tuple[System, ...], StepInfo]]  # systems after, info (B,)
@@ -44,6 +44,8 @@ class Learner(NamedTuple):
     Made by `build_learner`. ``update(state, batch, on="failed") -> (state, (loss, info))`` judges the
     state's parameters on the batch and returns a state that took one optimizer step; where no sample
     was chosen the state comes back unchanged.
+
+    Shapes: a batch of B samples in; loss () and `StepInfo` (B,) out.
     """
 
     objective: Objective
@@ -130,7 +132,11 @@ def evaluate_minibatch(params: Params, minibatch: Groups, *, objective: Objectiv
 
     Returns:
         (whether all pass, () bool; `StepInfo` with leaves (B,)).
+
+    Raises:
+        ValueError: if the minibatch holds no sample.
     """
+    require(count_samples(minibatch) > 0, "evaluate_minibatch: the minibatch is empty; draw one from a trajectory")
     _, info = objective.attempt(params, minibatch)
     return check_all_pass(info.accepted), info
 

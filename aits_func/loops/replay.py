@@ -30,7 +30,9 @@ class ReplayHistory(NamedTuple):
 class ReplayInfo(NamedTuple):
     """The report of Part 2: plain numbers, about the whole trajectory and the returned parameters.
 
-    A policy that passes by dt → 0 is seen by its ``mean_dt``.
+    A policy that passes by dt → 0 is seen by its ``mean_dt``. Of an empty trajectory the rates and means are NaN.
+
+    Shapes: plain numbers; ``history`` as `ReplayHistory`. Units: ``mean_dt`` is a time.
     """
 
     converged: bool
@@ -101,7 +103,8 @@ def generalize_on_trajectory(
         min_replay_size: a smaller trajectory is skipped.
         loss_on: "failed" or "all" samples of the minibatch.
         convergence: "minibatch": all of it accepted; "band": all of it inside [E_lower, E_upper];
-            "trajectory": the minibatch and then the whole trajectory accepted.
+            "trajectory": the minibatch and then the whole trajectory accepted. With loss_on="failed" nothing
+            moves accepted samples into the band; use "band" with "all".
         history: "snapshot" gives every sample the window it was collected with; "ignore" none.
 
     Returns:
@@ -146,7 +149,12 @@ def evaluate_trajectory(
 
     Returns:
         `StepInfo` with leaves (T,).
+
+    Raises:
+        ValueError: if batch_size < 1 or the trajectory is empty.
     """
+    require(batch_size >= 1, f"evaluate_trajectory: batch_size must be >= 1, got {batch_size}")
+    require(count_samples(trajectory) > 0, "evaluate_trajectory: the trajectory is empty; collect one first")
     infos = []
     for group in as_groups(trajectory):
         for start in range(0, group.active.shape[0], batch_size):
@@ -167,7 +175,8 @@ def _verdict(objective: Objective, batch: Groups, info: StepInfo, convergence: s
     """() bool: whether this minibatch passes."""
     if convergence != "band":
         return info.accepted.all()
-    return (in_band(info, objective) | ~chosen_samples(batch, info, "all")).all()
+    inside = in_band(info, objective) & info.accepted
+    return (inside | ~chosen_samples(batch, info, "all")).all()
 
 
 def in_band(info: StepInfo, objective: Objective) -> Tensor:
@@ -197,7 +206,7 @@ def _report(
     columns = torch.stack(seen).cpu() if seen else torch.zeros(0, 5, dtype=torch.float64)
     history = ReplayHistory(*columns.unbind(1))
     if count_samples(groups) == 0:
-        numbers = (1.0, 1.0, 0.0, 0.0, 0.0)
+        numbers = (math.nan,) * 5
     else:
         info = evaluate_trajectory(params, groups, objective=objective)
         error = countable_error(info)

@@ -1,28 +1,34 @@
 """Simulation of a batch of systems with a policy's steps (the direct scheme), statistics included."""
 
 import math
-from typing import NamedTuple
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import vmap
 
-from ..base.check import require
+from ..base.check import require, require_choice
 from ..base.tree import select
-from ..base.types import Params, Sample, System
-from ..physics.gravity import Gravity, kinetic_energy
+from ..base.types import Params, Sample, System, Window
+from ..physics.gravity import Gravity
 from ..physics.integrators import Integrator
 from ..physics.invariants import angular_momentum, linear_momentum
 from ..timestep.policy import Policy
+from ..timestep.step import ENERGY_SCALES
 from ..timestep.window import first_sample, push
 
 RUNNING, FINISHED, STEP_LIMIT, NOT_FINITE, STALLED = range(5)
 STATUS_NAMES = ("running", "finished", "step limit", "not finite", "stalled")
+_MAX_FRAMES = 16_384  # beyond it every other frame is dropped, so that a long run does not fill the memory
 _SYNC_EVERY = 16  # steps between two looks at whether all are done; finished systems are frozen meanwhile
 
 
 class Recording(NamedTuple):
-    """States along the way: the first, every ``record_every``-th step, and the last; S of them."""
+    """States along the way: the first, every ``record_every``-th step, and the last; S of them.
+
+    Of a run of many thousand steps every other frame is dropped again and again, so that S stays bounded.
+    """
 
     time: Tensor  # (S, B)        time
     position: Tensor  # (S, B, N, D)  length
@@ -31,7 +37,10 @@ class Recording(NamedTuple):
 
 
 class SimulationInfo(NamedTuple):
-    """The report on B simulated systems. Errors are relative to the energy scale of the start."""
+    """The report on B simulated systems. All errors are relative to the energy scale of the start.
+
+    Shapes: as commented on the fields. Units: ``mean_dt`` is a time; errors are dimensionless.
+    """
 
     status: Tensor  # (B,) int64, index into STATUS_NAMES
     steps: Tensor  # (B,) int64, predicted steps
@@ -50,7 +59,7 @@ class _Run(NamedTuple):
     """One system on its way."""
 
     sample: Sample
-    carry: object  # the integrator's
+    carry: Any  # the integrator's
     status: Tensor  # () int64
     steps: Tensor  # () int64
     over_threshold: Tensor  # () int64
@@ -100,35 +109,40 @@ def simulate(
         finite" (the last finite state is returned), "stalled" (dt too small to change the time).
 
     Raises:
-        ValueError: if t_end is not finite and later than every start, or a count is < 1.
+        ValueError: if t_end is not finite and later than every start, a count is out of range, energy_scale is
+            another word, or systems is no batch.
     """
-    end = _check_arguments(systems, t_end, n_steps, max_steps)
+    end = _check_arguments(systems, t_end, n_steps, max_steps, record_every, energy_scale)
     energy = vmap(gravity.energy)(systems)
-    scale = energy.abs() if energy_scale == "total" else _kinetic_scale(gravity, systems)
+    scale = energy.abs() if energy_scale == "total" else vmap(gravity.energy_size)(systems)
+    advance = vmap(_build_advance(params, policy, gravity, integrator, n_steps, max_steps, energy_threshold))
     runs = vmap(lambda system, energy: _begin(system, energy, integrator, history_len))(systems, energy)
-
-    def advance(run: _Run, energy: Tensor, scale: Tensor, end: Tensor) -> tuple[_Run, Tensor]:
-        return _advance(
-            params, run, energy, scale, end, policy, gravity, integrator, n_steps, max_steps, energy_threshold
-        )
-
-    advance_batch = vmap(advance)
-    frames = [_frame(runs, torch.zeros_like(energy))]
+    frames, every = {0: _frame(runs)}, record_every
     for count in range(1, max_steps + 1):
-        runs, dt = advance_batch(runs, energy, scale, end)
-        if record_every and count % record_every == 0:
-            frames.append(_frame(runs, dt))
+        runs = advance(runs, energy, scale, end)
+        if every and count % every == 0:
+            frames[count] = _frame(runs)
+        if len(frames) > _MAX_FRAMES:
+            every *= 2
+            frames = {number: frame for number, frame in frames.items() if number % every == 0}
         if count % _SYNC_EVERY == 0 and not bool((runs.status == RUNNING).any()):
             break
-    frames.append(_frame(runs, dt))
     return runs.sample.system, _report(systems, runs, integrator, n_steps, frames)
 
 
-def _check_arguments(systems: System, t_end: float | Tensor, n_steps: int, max_steps: int) -> Tensor:
+def _check_arguments(
+    systems: System, t_end: float | Tensor, n_steps: int, max_steps: int, record_every: int, energy_scale: str
+) -> Tensor:
     """The end times, (B,)."""
     require(n_steps >= 1, f"simulate: n_steps must be >= 1, got {n_steps}")
     require(max_steps >= 1, f"simulate: max_steps must be >= 1, got {max_steps}")
-    end = torch.as_tensor(t_end).to(systems.time).expand_as(systems.time)
+    require(record_every >= 0, f"simulate: record_every must be >= 0 (0 for the ends only), got {record_every}")
+    require_choice("simulate", "energy_scale", energy_scale, ENERGY_SCALES)
+    require(
+        systems.mass.ndim == 2,
+        "simulate: systems must be a batch, leaves (B, ...); for one system add a leading axis to every leaf",
+    )
+    end = torch.as_tensor(t_end, dtype=systems.time.dtype, device=systems.time.device).expand_as(systems.time)
     late = (end > systems.time) & (end < math.inf)
     if not bool(late.all()):
         number = int((~late).nonzero()[0])
@@ -139,10 +153,6 @@ def _check_arguments(systems: System, t_end: float | Tensor, n_steps: int, max_s
     return end
 
 
-def _kinetic_scale(gravity: Gravity, systems: System) -> Tensor:
-    return vmap(kinetic_energy)(systems) + vmap(gravity.potential_energy)(systems).abs()
-
-
 def _begin(system: System, energy: Tensor, integrator: Integrator, history_len: int) -> _Run:
     zero = torch.zeros_like(system.time)
     count = torch.zeros_like(zero, dtype=torch.int64)
@@ -151,61 +161,69 @@ def _begin(system: System, energy: Tensor, integrator: Integrator, history_len: 
     )
 
 
-def _advance(
+def _build_advance(
     params: Params,
-    run: _Run,
-    energy: Tensor,
-    scale: Tensor,
-    t_end: Tensor,
     policy: Policy,
     gravity: Gravity,
     integrator: Integrator,
     n_steps: int,
     max_steps: int,
     energy_threshold: float,
-) -> tuple[_Run, Tensor]:
-    """One predicted step of one system, or none if it is done."""
-    system, window = run.sample.system, run.sample.window
-    predicted = policy.apply(params, system, window)
-    dt = torch.minimum(predicted, (t_end - system.time) / n_steps)
-    last = dt < predicted
-    after, carry = system, run.carry
-    for _ in range(n_steps):
-        after, carry = integrator.step(after, carry, dt)
-    after = after._replace(time=torch.where(last, t_end, after.time))
-    energy_after = gravity.energy(after)
-    error_after = (energy_after - energy).abs() / scale
-    step_error = (energy_after - run.energy).abs() / scale
-    finite = error_after.isfinite() & dt.isfinite()
-    moving = after.time > system.time
+) -> Callable[[_Run, Tensor, Tensor, Tensor], _Run]:
+    """One predicted step of one system, or none if it is done: (run, E₀, scale, t_end) -> run."""
 
-    running = run.status == RUNNING
-    good = running & finite & moving
-    moved = _Run(
-        run.sample._replace(system=after, window=push(window, system, dt), dt=dt),
-        carry,
-        run.status,
-        run.steps + 1,
-        run.over_threshold + (step_error >= energy_threshold),
-        energy_after,
-        error_after,
-        torch.maximum(run.max_error, error_after),
-        run.error_integral + error_after * (after.time - system.time),
-    )
-    new = select(good, moved, run)
-    status = torch.where(new.steps >= max_steps, STEP_LIMIT, RUNNING)
-    status = torch.where(new.sample.system.time >= t_end, FINISHED, status)
-    status = torch.where(~moving, STALLED, status)
-    status = torch.where(~finite, NOT_FINITE, status)
-    return new._replace(status=torch.where(running, status, run.status)), torch.where(good, dt, torch.zeros_like(dt))
+    def attempt(system: System, carry: Any, window: Window, t_end: Tensor) -> tuple[System, Any, Tensor]:
+        predicted = policy.apply(params, system, window)
+        dt = torch.minimum(predicted, (t_end - system.time) / n_steps)
+        after = system
+        for _ in range(n_steps):
+            after, carry = integrator.step(after, carry, dt)
+        # The last step ends at t_end to the bit, not to rounding.
+        return after._replace(time=torch.where(dt < predicted, t_end, after.time)), carry, dt
+
+    def advance(run: _Run, energy: Tensor, scale: Tensor, t_end: Tensor) -> _Run:
+        system, window = run.sample.system, run.sample.window
+        after, carry, dt = attempt(system, run.carry, window, t_end)
+        energy_after = gravity.energy(after)
+        error = (energy_after - energy).abs() / scale
+        moved = _Run(
+            run.sample._replace(system=after, window=push(window, system, dt), dt=dt),
+            carry,
+            run.status,
+            run.steps + 1,
+            run.over_threshold + ((energy_after - run.energy).abs() / scale >= energy_threshold),
+            energy_after,
+            error,
+            torch.maximum(run.max_error, error),
+            run.error_integral + error * (after.time - system.time),
+        )
+        finite, moving = error.isfinite() & dt.isfinite(), after.time > system.time
+        running = run.status == RUNNING
+        new = select(running & finite & moving, moved, run)
+        status = torch.where(new.steps >= max_steps, STEP_LIMIT, RUNNING)
+        status = torch.where(new.sample.system.time >= t_end, FINISHED, status)
+        status = torch.where(~moving, STALLED, status)
+        status = torch.where(~finite, NOT_FINITE, status)
+        return new._replace(status=torch.where(running, status, run.status))
+
+    return advance
 
 
-def _frame(runs: _Run, dt: Tensor) -> Recording:
+def _frame(runs: _Run) -> Recording:
     system = runs.sample.system
-    return Recording(system.time, system.position, dt, runs.error)
+    return Recording(system.time, system.position, runs.sample.dt, runs.error)
 
 
-def _report(start: System, runs: _Run, integrator: Integrator, n_steps: int, frames: list[Recording]) -> SimulationInfo:
+def _recording(runs: _Run, frames: dict[int, Recording]) -> Recording:
+    """The frames of steps that were taken, and the last state, once."""
+    last = int(runs.steps.max())
+    kept = [frame for number, frame in frames.items() if number < last or number == 0]
+    return Recording(*(torch.stack(column) for column in zip(*kept, _frame(runs), strict=True)))
+
+
+def _report(
+    start: System, runs: _Run, integrator: Integrator, n_steps: int, frames: dict[int, Recording]
+) -> SimulationInfo:
     end = runs.sample.system
     elapsed = end.time - start.time
     span = torch.where(elapsed > 0, elapsed, torch.ones_like(elapsed))
@@ -223,5 +241,5 @@ def _report(start: System, runs: _Run, integrator: Integrator, n_steps: int, fra
         momentum_residual=momentum.norm(dim=-1),
         angular_momentum_residual=spin.reshape(len(spin), -1).norm(dim=-1),
         mean_dt=elapsed / runs.steps.clamp(min=1),
-        recording=Recording(*(torch.stack(column) for column in zip(*frames, strict=True))),
+        recording=_recording(runs, frames),
     )

@@ -4,6 +4,7 @@ A field enters forces and energies alike. Any pair (acceleration, potential) wit
 acceleration = −∇ potential will do; the tidal field of a distant point mass is shipped.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -42,6 +43,9 @@ def build_tidal_field(mass: float, position: Sequence[float] | Callable[[Tensor]
     Returns:
         A `Field` with x (D,) -> (D,) and ().
 
+    Source: the expansion of a third body's potential in a falling frame, e.g. Binney & Tremaine 2008,
+        Galactic Dynamics, section 8.2.
+
     Raises:
         ValueError: if mass or G is not > 0, or a fixed R is the origin or not finite.
     """
@@ -79,8 +83,13 @@ def straight_path(position: Sequence[float], velocity: Sequence[float]) -> Calla
         A function t () -> R (D,), in the dtype and on the device of t.
 
     Raises:
-        ValueError: if the two differ in length.
+        ValueError: if the two differ in length, or R₀ is the origin or not finite.
     """
+    require(
+        all(math.isfinite(x) for x in (*position, *velocity)) and any(x != 0 for x in position),
+        f"straight_path: position must be finite and not the origin, and velocity finite, got {list(position)} and "
+        f"{list(velocity)}",
+    )
     require(
         len(position) == len(velocity),
         f"straight_path: position and velocity must have the same length, got {len(position)} and {len(velocity)}",

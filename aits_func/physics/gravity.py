@@ -38,6 +38,7 @@ class Gravity(NamedTuple):
     potential_energy: Callable[[System], Tensor]  # -> (); all of it, external field included
     external_energy: Callable[[System], Tensor]  # -> (); the part of it that the external field makes
     energy: Callable[[System], Tensor]  # -> (); the conserved one, K + W − work
+    energy_size: Callable[[System], Tensor]  # -> (); K + |W|, a scale that is > 0 where the total energy is 0
     power: Callable[[Tensor, Tensor, Tensor], Tensor]  # (mass, position, time) -> (); Σ mᵢ ∂ₜΦ
     G: float  # gravitational constant, in the caller's units
     softening: float  # length s
@@ -79,12 +80,17 @@ def build_gravity(*, G: float = 1.0, softening: float = 0.0, field: Field | None
     def energy(system: System) -> Tensor:
         return kinetic_energy(system) + potential_energy(system) - system.work
 
+    def energy_size(system: System) -> Tensor:
+        return kinetic_energy(system) + potential_energy(system).abs()
+
     def power(mass: Tensor, position: Tensor, time: Tensor) -> Tensor:
         if field is None or field.static:
             return torch.zeros_like(time)
         return jvp(lambda t: _field_energy(field, mass, position, t), (time,), (torch.ones_like(time),))[1]
 
-    return Gravity(acceleration, derivatives, potential_energy, external_energy, energy, power, G, softening)
+    return Gravity(
+        acceleration, derivatives, potential_energy, external_energy, energy, energy_size, power, G, softening
+    )
 
 
 def mutual_acceleration(mass: Tensor, position: Tensor, *, G: float, softening: float) -> Tensor:

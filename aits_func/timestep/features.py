@@ -59,7 +59,8 @@ def build_features(
     too, the largest pair distance and the softening. With H > 0 both are concatenated over H past
     states and the present one, oldest first. ``delta_mag`` (10 per interval): over consecutive states
     mean, max and rms over bodies of |Δx|, |Δv|, |Δa|, then the dt of the later state, oldest interval
-    first. All are relative to the centre of mass. A state that is missing from the window
+    first; its accelerations are those of mutual gravity alone, softened by at least 1e-6, as in the source. All are
+    relative to the centre of mass. A state that is missing from the window
     contributes zeros.
 
     Args:
@@ -86,13 +87,28 @@ def build_features(
         return Features(lambda system, window: present(system), INVARIANT_NAMES, True, 0)
     if vocabulary == "delta_mag":
         require(history_len >= 1, "build_features: delta_mag compares states; set history_len >= 1, got 0")
-        apply, names = _build_delta_mag(gravity, unit), _DELTA_NAMES
+        apply, names = _with_history(history_len, _build_delta_mag(gravity, unit)), _DELTA_NAMES
         named = tuple(f"{name}[{k - history_len}]" for k in range(history_len) for name in names)
         return Features(apply, named, False, history_len)
     of_state, names = _STATE_FEATURES[vocabulary]
     labels = ("",) if history_len == 0 else tuple(f"[{k - history_len}]" for k in range(history_len + 1))
     named = tuple(name + label for label in labels for name in names)
-    return Features(_over_window(lambda s: of_state(gravity, unit, s)), named, False, history_len)
+    apply = _with_history(history_len, _over_window(lambda s: of_state(gravity, unit, s)))
+    return Features(apply, named, False, history_len)
+
+
+def _with_history(history_len: int, apply: Callable[[System, Window], Tensor]) -> Callable[[System, Window], Tensor]:
+    """The function, refusing windows of another length: a network would fail on them with a foreign message."""
+
+    def checked(system: System, window: Window) -> Tensor:
+        require(
+            window.valid.shape[0] == history_len,
+            f"features: the window holds {window.valid.shape[0]} states, these features read {history_len}; make "
+            f"samples with history_len = {history_len}",
+        )
+        return apply(system, window)
+
+    return checked
 
 
 def auto_scales(system: System, gravity: Gravity) -> Scales:

@@ -111,35 +111,44 @@ def _pair_terms(gravity: Gravity, system: System, acceleration: Tensor) -> tuple
 def _whole_terms(
     gravity: Gravity, system: System, derivatives: Derivatives, rate_squared: Tensor, pair_energy: Tensor
 ) -> Tensor:
-    """The six terms of the system as a whole, (6,)."""
+    """The six terms of the system as a whole, (6,).
+
+    Everything is made dimensionless before it is squared, with the rate ω = 1/τ and the speed u = (S/Σm)^{1/2}:
+    in a close encounter a squared snap overflows float32 long before the snap does.
+    """
     kinetic = kinetic_energy(system)
     potential = gravity.external_energy(system) - pair_energy.sum()
-    depth, energy = pair_energy.pow(2).sum(), (kinetic + potential - system.work).pow(2)
-    a, j, s = derivatives
-    products = torch.stack([a * a, j * j, s * s, a * j, system.velocity * s])
-    a_a, j_j, s_s, a_j, v_s = (system.mass[:, None] * products).sum((1, 2)).unbind()
-    power = rate_squared**3  # turns (Σ m a·j)² into an energy squared
-    force = a_a * rate_squared**2  # turns Σ m s² into Σ m a²
-    bounded = torch.stack([kinetic / (kinetic + potential.abs()), _jerk_share(j_j, a_a * s_s)])
-    numerators = torch.stack([depth, a_j**2, v_s**2, s_s])
-    denominators = torch.stack([energy, energy * power, energy * power, force])
+    depth = pair_energy.pow(2).sum()
+    attracted = depth > 0  # not so if all bodies but one are massless; then all that follows is 0
+    unit = torch.where(attracted, torch.where(attracted, depth, 1.0).sqrt(), 1.0)
+    rate, speed = rate_squared.sqrt(), (unit / system.mass.sum()).sqrt()
+    a, j, s = (x / speed for x in derivatives)
+    a, j, s, v = a / rate, j / rate / rate, s / rate / rate / rate, system.velocity / speed
+    weight = (system.mass / system.mass.sum())[:, None]
+    products = torch.stack([a * a, j * j, s * s, a * j, v * s])
+    a_a, j_j, s_s, a_j, v_s = (weight * products).sum((1, 2)).unbind()
+    energy = (kinetic + potential - system.work) / unit
+    size = kinetic + potential.abs()
+    virial = torch.where(size > 0, kinetic / torch.where(size > 0, size, 1.0), 0.0)
+    numerators = torch.stack([attracted.to(energy), a_j, v_s, _root(s_s)])
+    denominators = torch.stack([energy, energy, energy, _root(a_a)])
     return torch.cat(
-        [bounded, _soft_log(numerators, denominators, torch.stack([depth, depth * power, depth * power, force]))]
+        [torch.stack([virial, _jerk_share(j_j, _root(a_a) * _root(s_s))]), _soft_log(numerators, denominators)]
     )
 
 
-def _jerk_share(jerk_squared: Tensor, product_squared: Tensor) -> Tensor:
-    """j²/(j² + a s) from j² and a² s²; 0 where all are 0, masked before and after the root."""
-    positive = product_squared > 0
-    root = torch.where(positive, torch.where(positive, product_squared, torch.ones_like(product_squared)).sqrt(), 0.0)
-    some = jerk_squared + root > 0
-    return torch.where(some, jerk_squared / torch.where(some, jerk_squared + root, 1.0), 0.0)
+def _jerk_share(jerk_squared: Tensor, product: Tensor) -> Tensor:
+    """j²/(j² + a s), 0 where all are 0; masked before and after the division."""
+    some = jerk_squared + product > 0
+    return torch.where(some, jerk_squared / torch.where(some, jerk_squared + product, 1.0), 0.0)
 
 
-def _soft_log(x_squared: Tensor, y_squared: Tensor, unit_squared: Tensor) -> Tensor:
-    """ln(|x|/|y|)/10, both raised by the floor in the given unit, so that neither end is infinite; 0 if the unit is."""
-    floor = _FLOOR * unit_squared
-    positive = unit_squared > 0
-    top = torch.where(positive, x_squared + floor, 1.0)
-    bottom = torch.where(positive, y_squared + floor, 1.0)
-    return 0.05 * (top.log() - bottom.log())
+def _root(square: Tensor) -> Tensor:
+    """The root of a number ≥ 0, with derivative 0 at 0: masked before and after."""
+    positive = square > 0
+    return torch.where(positive, torch.where(positive, square, 1.0).sqrt(), 0.0)
+
+
+def _soft_log(x: Tensor, y: Tensor) -> Tensor:
+    """ln(|x|/|y|)/10 of dimensionless numbers, both raised by the floor, so that neither end is infinite."""
+    return 0.05 * ((x.pow(2) + _FLOOR).log() - (y.pow(2) + _FLOOR).log())

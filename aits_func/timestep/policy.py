@@ -72,7 +72,7 @@ def build_residual_policy(
         return {"criterion": criterion.init(), "network": network.init(fold_in(seed, "network"))}
 
     def apply(params: Params, system: System, window: Window) -> Tensor:
-        correction = network.apply(params["network"], features.apply(system, window))[0]
+        correction = network.apply(params["network"], _finite(features.apply(system, window)))[0]
         return criterion.timescale(params["criterion"], system) * (exponent * correction.tanh()).exp()
 
     return Policy(init, apply)
@@ -116,7 +116,7 @@ def build_mlp_policy(
         return {"network": network.init(fold_in(seed, "network"))}
 
     def apply(params: Params, system: System, window: Window) -> Tensor:
-        output = network.apply(params["network"], features.apply(system, window))[0]
+        output = network.apply(params["network"], _finite(features.apply(system, window)))[0]
         dt = torch.nn.functional.softplus(output) + 1e-12
         if timescale is None or not features.dimensionless:
             return dt
@@ -138,3 +138,12 @@ def build_criterion_policy(criterion: Criterion) -> Policy:
         lambda seed: criterion.init(),
         lambda params, system, window: criterion.timescale(params, system),
     )
+
+
+def _finite(features: Tensor) -> Tensor:
+    """The features, 0 where they are not finite.
+
+    One NaN would make the gradient of the whole minibatch NaN. Where it comes from, a state beyond the range
+    of its dtype, the step that follows explodes and is rejected all the same.
+    """
+    return torch.where(features.isfinite(), features, torch.zeros_like(features))

@@ -10,7 +10,7 @@ from torch import Tensor
 from ..base.check import require, require_choice
 from ..base.types import Params, Sample, StepInfo, System
 from ..learning.losses import check_energy_threshold
-from ..physics.gravity import Gravity, kinetic_energy
+from ..physics.gravity import Gravity
 from ..physics.integrators import Integrator, evolve
 from .policy import Policy
 
@@ -61,7 +61,7 @@ def attempt_single_step(
     """
     system = sample.system
     energy_before = gravity.energy(system)
-    scale = None if energy_scale == "total" else kinetic_energy(system) + gravity.potential_energy(system).abs()
+    scale = None if energy_scale == "total" else gravity.energy_size(system)
 
     def trial(dt: Tensor) -> tuple[System, Tensor]:
         after = evolve(integrator, system, dt, n_steps=n_steps)

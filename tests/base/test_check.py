@@ -126,6 +126,12 @@ def test_softened_bodies_may_coincide():
             check_system(together, softening=softening)
 
 
+def test_even_massless_bodies_may_not_coincide_unsoftened():
+    massless = changed(mass=torch.tensor([1.0, 0.0, 0.0], dtype=F), position=with_element(POSITION, 2, POSITION[1]))
+    with pytest.raises(ValueError, match="bodies 1 and 2 are at the same place"):
+        check_system(massless)
+
+
 def test_bodies_at_one_place_in_different_systems_of_a_batch_do_not_coincide():
     shifted = changed(BATCH, position=torch.stack([POSITION, POSITION.flip(0)]))
     check_system(shifted, batched=True)
@@ -167,6 +173,19 @@ def test_making_a_system_checks_it():
     with pytest.raises(ValueError, match="set softening > 0"):
         make_system(MASS, coincident, VELOCITY)
     make_system(MASS, coincident, VELOCITY, softening=0.1)
+
+
+@pytest.mark.parametrize(
+    ("system", "time", "message"),
+    [
+        (SYSTEM, torch.zeros(1, dtype=F), r"shape \(\), got \(1,\)"),
+        (SYSTEM, torch.zeros(3, dtype=F), r"shape \(\), got \(3,\)"),
+        (BATCH, torch.zeros(1, dtype=F), r"shape \(2,\), got \(1,\)"),
+    ],
+)
+def test_a_time_of_another_shape_is_refused(system, time, message):
+    with pytest.raises(ValueError, match=rf"^make_system: time must be a number or have {message}$"):
+        make_system(*system[:3], time)
 
 
 @pytest.mark.parametrize("where", range(3))

@@ -150,6 +150,7 @@ def test_a_whole_number_does_for_a_float_and_one_name_for_a_list_of_systems():
         ("momentum", 0.0),
         ("clip_norm", 0.0),
         ("fourier_features", 0),
+        ("decay_steps", 0),
         ("acceleration_scale", 0.0),
         ("time_scale", 0.0),
     ],

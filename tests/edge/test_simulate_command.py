@@ -269,6 +269,15 @@ def test_if_no_system_finishes_the_exit_code_is_1_with_one_line(aits, write, tmp
     assert {path.name for path in (tmp_path / "a").iterdir()} == FILES
 
 
+def test_an_interrupt_says_no_more_than_that(aits, write, trained, monkeypatch):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("aits_func.edge.commands.load_checkpoint", interrupt)
+    outcome = aits("simulate", write(), "--checkpoint", trained, "--out", trained)  # where a training could go on
+    assert (outcome.code, outcome.err) == (130, "aits simulate: interrupted\n")
+
+
 @pytest.mark.parametrize(
     ("simulate", "flags"),
     [

@@ -202,6 +202,7 @@ RESUMED = {
         "E_upper": 10.0,
     },
     "momentum": {"optimizer": "sgd", "momentum": 0.9, "clip_norm": 0.5, "loss_on": "failed"},
+    "decaying rate": {"decay_steps": 5},
     "scaled": {"features": "rich", "normalize_inputs": "auto", "fourier_features": 2, "convergence": "trajectory"},
 }
 
@@ -245,6 +246,18 @@ def test_a_run_that_died_between_metrics_and_checkpoint_resumes_without_a_double
         file.write('{"epoch": 2, "replay_mean_dt": 1.0}\n{"epoch": 3, "repl')
     succeed("train", "--resume", "broken", "--epochs", "3")
     assert_same_run(tmp_path / "broken", tmp_path / "whole")
+
+
+def test_a_resumed_run_may_change_where_and_how_fast_it_runs(succeed, write, tmp_path):
+    succeed("train", write(train={"epochs": 1}), "--out", "a")
+    before = torch.get_num_threads()
+    try:
+        succeed("train", "--resume", "a", "--epochs", "2", "--threads", "1", "--device", "cpu")
+        assert torch.get_num_threads() == 1
+    finally:
+        torch.set_num_threads(before)
+    table = read_toml(tmp_path / "a" / "config.toml")["train"]
+    assert (table["threads"], table["device"], table["epochs"]) == (1, "cpu", 2)
 
 
 def test_a_resumed_run_keeps_the_other_section_of_its_configuration(succeed, write, tmp_path):

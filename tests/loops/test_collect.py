@@ -14,7 +14,6 @@ from aits_func.loops.collect import (
     COMPLETE,
     RETRAIN_LIMIT,
     Stuck,
-    check_energy,
     collect_trajectory,
     init_population,
     init_train_state,
@@ -433,7 +432,28 @@ def test_a_system_without_energy_is_refused_on_the_total_scale_and_welcome_on_th
     with pytest.raises(ValueError, match=r"systems\[1\]: system 0 has total energy 0"):
         init_population((binaries(0, 1), systems), gravity=GRAVITY)
     assert len(init_population(systems, gravity=GRAVITY, energy_scale="kinetic")) == 1
-    check_energy(tensor([1e-300, -1.0]), where="here")  # small is not zero
+    # A ten-thousandth more speed leaves E = 2e-4 of K + |W|: small, but no rounding error.
+    nearly = systems._replace(velocity=systems.velocity * 1.0001)
+    assert len(init_population(nearly, gravity=GRAVITY)) == 1
+    # One rounding error more leaves an E that is rounding itself.
+    rounded = systems._replace(velocity=systems.velocity * (1 + 2.0**-52))
+    with pytest.raises(ValueError, match="total energy 0"):
+        init_population(rounded, gravity=GRAVITY)
+
+
+def test_a_single_massive_body_leaves_no_energy_on_either_scale():
+    lonely = binaries(0, 2, mass_ratio=(0.0, 0.0))
+    for scale in ("total", "kinetic"):
+        with pytest.raises(ValueError, match=r"systems\[0\]: system 0 has neither kinetic nor potential energy"):
+            init_population(lonely, gravity=GRAVITY, energy_scale=scale)
+
+
+def test_a_field_that_is_infinite_at_the_start_is_refused():
+    from aits_func.physics.fields import build_tidal_field
+
+    through = build_gravity(field=build_tidal_field(1.0, lambda t: t * torch.ones(2, dtype=torch.float64)))
+    with pytest.raises(ValueError, match="the energy of system 0 is not finite"):
+        init_population(binaries(0, 1), gravity=through)
 
 
 def test_a_population_has_an_empty_window_and_no_end_unless_given():

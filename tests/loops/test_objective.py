@@ -333,6 +333,7 @@ def test_picking_counts_through_all_groups_and_drops_those_left_empty():
 def test_chosen_are_the_active_ones_that_failed_or_all_active_ones():
     batch = (stub_group(DIFFICULTIES[:3]), stub_group(DIFFICULTIES[3:], active=[True, False]))
     _, info = build_objective(stub_step).attempt(stub_params(), batch)
+    info = info._replace(accepted=torch.tensor([True, True, True, False, False]))  # whatever a step says of the last
     assert chosen_samples(batch, info, "failed").tolist() == [False, False, False, True, False]
     assert chosen_samples(batch, info, "all").tolist() == [True, True, True, True, False]
     with pytest.raises(ValueError, match="loss: loss_on must be one of failed, all, got 'none'"):

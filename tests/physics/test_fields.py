@@ -125,6 +125,9 @@ def test_a_field_keeps_single_precision(kind):
         (lambda: build_tidal_field(1.0, [math.inf, 0.0]), r"position must be finite and not the origin"),
         (lambda: build_tidal_field(1.0, [1.0, math.nan]), r"position must be finite and not the origin"),
         (lambda: straight_path([1.0, 2.0], [1.0]), r"^straight_path: .* same length, got 2 and 1$"),
+        (lambda: straight_path([0.0, 0.0], [1.0, 0.0]), r"^straight_path: position must be finite and not the origin"),
+        (lambda: straight_path([1.0, math.inf], [1.0, 0.0]), r"^straight_path: position must be finite"),
+        (lambda: straight_path([1.0, 0.0], [1.0, math.nan]), "velocity finite"),
     ],
 )
 def test_bad_arguments_are_refused(call, message):

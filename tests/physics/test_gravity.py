@@ -197,6 +197,13 @@ def test_energy_is_kinetic_plus_potential_minus_work(field):
 
 
 @pytest.mark.parametrize("field", FIELDS)
+def test_the_size_of_the_energy_is_kinetic_plus_the_magnitude_of_the_potential(field):
+    system = random_system(3, 2)._replace(work=torch.tensor(0.25, dtype=F))
+    gravity = build_gravity(field=FIELDS[field](2))
+    assert_near(gravity.energy_size(system), kinetic_energy(system) + gravity.potential_energy(system).abs())
+
+
+@pytest.mark.parametrize("field", FIELDS)
 def test_potential_energy_is_mutual_plus_external(field):
     system = random_system(3, 2)
     external = FIELDS[field](2)

@@ -455,6 +455,10 @@ def special_states():
         "a massless pair that moves alike": random_system(4, 2, massless=2)._replace(
             velocity=torch.tensor([[0.1, 0.2], [0.3, -0.4], [0.5, 0.6], [0.5, 0.6]], dtype=F)
         ),
+        "one body with mass": random_system(4, 2, massless=3),
+        "one body with mass and all at rest": random_system(4, 2, massless=3)._replace(
+            velocity=torch.zeros(4, 2, dtype=F)
+        ),
         "a test particle at the centre of a symmetric pair": make_system(
             torch.tensor([1.0, 0.0, 1.0], dtype=F), three, spin
         ),
@@ -494,6 +498,20 @@ def test_features_of_the_source_and_their_derivatives_are_finite_in_special_stat
             assert slope.isfinite().all()
 
 
+def test_with_mass_in_one_body_alone_there_is_no_energy_to_speak_of():
+    system = make_system(
+        torch.tensor([2.0, 0.0], dtype=F),
+        torch.tensor([[1.0, 1.0], [2.0, 1.0]], dtype=F),
+        torch.tensor([[0.5, 0.0], [0.5, 1.0]], dtype=F),
+    )
+    values = invariant(system)
+    assert values["fly-by, tightest pairs"] == pytest.approx(1 / 3, rel=1e-13)  # v² = 1, G M/r = 2
+    assert values["mass fraction, tightest pairs"] == 1
+    assert values["mass balance, tightest pairs"] == 0
+    for name in ("virial", "jerk", "depth", "change of force", "change of kinetic energy", "curvature"):
+        assert values[name] == 0
+
+
 @pytest.mark.parametrize("name", ["mass fraction", "mass balance", "softening", "tide", "fly-by", "radial"])
 @pytest.mark.parametrize("seed", range(3))
 def test_pair_features_lie_between_0_and_1(name, seed):
@@ -503,6 +521,14 @@ def test_pair_features_lie_between_0_and_1(name, seed):
 
 
 # ---------------------------------------------------------------- all four
+
+
+@pytest.mark.parametrize(("vocabulary", "H"), CASES)
+def test_a_window_of_another_length_is_refused(vocabulary, H):
+    system = random_system()
+    features = build_features(vocabulary, build_gravity(), history_len=H)
+    with pytest.raises(ValueError, match=rf"^features: the window holds {H + 1} states, these features read {H};"):
+        features.apply(system, random_history(system, H + 1))
 
 
 @pytest.mark.parametrize(("vocabulary", "H"), [*CASES, ("invariant", 0)])

@@ -156,6 +156,16 @@ def test_an_inactive_sample_stays_and_passes_whatever_the_policy_says():
     assert not torch.equal(after.position[2], samples.system.position[2])
 
 
+def test_an_inactive_sample_passes_even_if_its_energy_is_not_a_number():
+    sample = tree.take(samples_with([0.3]), 0)
+    system = sample.system._replace(velocity=1e200 * sample.system.velocity)
+    sample = sample._replace(system=system, active=torch.tensor(False))
+    after, info = build_step(CLOCK, GRAVITY, KDK)(tensor(1.0), sample)
+    assert info.accepted
+    assert info.dt == 0
+    assert torch.equal(after.velocity, system.velocity)
+
+
 @pytest.mark.parametrize("dt", [1e200, 1e120, math.inf, math.nan])
 @pytest.mark.parametrize("n_steps", [1, 3])
 def test_an_exploded_step_is_infinite_in_error_flagged_and_leaves_the_system(dt, n_steps):
