@@ -137,9 +137,8 @@ def main() -> None:
         print(f"{'features':12}{'vmap':>12}{'Python loop':>14}{'ratio':>10}   (min to max of {options.repeats})")
         for name, row in figures.items():
             print(
-                "{0:12}{vmap_ms:9.1f} ms{loop_ms:11.0f} ms{ratio_median:9.0f} ×   ({ratio_min:.0f} to {ratio_max:.0f})".format(
-                    name, **row
-                )
+                "{0:12}{vmap_ms:9.1f} ms{loop_ms:11.0f} ms{ratio_median:9.0f} ×   "
+                "({ratio_min:.0f} to {ratio_max:.0f})".format(name, **row)
             )
     if options.json:
         options.json.write_text(json.dumps({"torch": torch.__version__, **figures}, indent=2) + "\n")

@@ -97,7 +97,7 @@ def build_training(config: TrainConfig, physics: Physics) -> Training:
         _learning_rate(config),
         weight_decay=config.weight_decay,
         clip_norm=config.clip_norm or None,
-        momentum=config.momentum if config.optimizer == "sgd" else 0.0,
+        momentum=config.momentum,
     )
     step = build_step(
         policy,

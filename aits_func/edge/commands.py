@@ -2,7 +2,7 @@
 
 import shlex
 import sys
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +23,7 @@ from .config import (
     config_to_dict,
     read_toml,
 )
+from .extras import load_extra
 from .pictures import draw_energy, draw_orbits, draw_steps
 from .starter import STARTER
 from .systems import SystemSet
@@ -33,6 +34,7 @@ def train(options: dict[str, Any]) -> int:
     """``aits train``: exit code 0, or 1 if a step could not be learned."""
     if options.get("new"):
         return _write_starter(options["new"])
+    _require_extras()
     start, directory = _begin_training(options)
     outcome = _train(start, directory)
     files.write_summary(directory, {"train": outcome.summary})
@@ -40,7 +42,8 @@ def train(options: dict[str, Any]) -> int:
 
 
 def simulate(options: dict[str, Any]) -> int:
-    """``aits simulate``: exit code 0, or 1 if no system finished."""
+    """``aits simulate``: exit code 0, or 1 if a system did not finish."""
+    _require_extras()
     where, tables, flags = _sources(options)
     draft = build_config(SimulateConfig, tables, flags, where=where)
     if not draft.checkpoint:
@@ -58,6 +61,7 @@ def simulate(options: dict[str, Any]) -> int:
 
 def both(options: dict[str, Any]) -> int:
     """``aits both``: exit code 0 if training and simulation succeeded."""
+    _require_extras()
     where, tables, flags = _sources(options)
     names = {kind: {item.name for item in fields(kind)} for kind in (TrainConfig, SimulateConfig)}
     of_simulation = {key: value for key, value in flags.items() if key in names[SimulateConfig]}
@@ -120,8 +124,14 @@ def how_to_go_on(command: str, options: dict[str, Any]) -> str:
         return ""
     metadata, place = read_metadata(directory / files.CHECKPOINT), shlex.quote(str(directory))
     if metadata.epoch >= metadata.config["epochs"]:
-        return f" after training; go on with: aits simulate --checkpoint {place}"
+        return f" after training; go on with: aits simulate --checkpoint {place} --out DIR"
     return f" after epoch {metadata.epoch}; go on with: aits train --resume {place}"
+
+
+def _require_extras() -> None:
+    """Whatever a run needs at its end has to be there at its start."""
+    for module in ("numpy", "safetensors.torch", "tomli_w", "rich", "matplotlib.figure"):
+        load_extra(module, "cli")
 
 
 def _sources(options: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, Any]]:
@@ -216,10 +226,18 @@ def _simulate(ready: _Simulation, directory: Path, summary: dict[str, Any]) -> i
     numbers = [simulation.result_summary(result) for of_rule in results for result in of_rule]
     files.write_summary(directory, summary | {"simulate": {"results": numbers, "verdict": lines}})
     print(f"written to {directory}")
-    if all(score.failed == score.size for score in scores if score.rule == simulation.LEARNED):
-        print(f"aits: error: no system finished; raise max_steps, and see status in {directory}", file=sys.stderr)
-        return 1
-    return 0
+    return _report_simulation(results[0], directory)
+
+
+def _report_simulation(results: Sequence[simulation.Result], directory: Path) -> int:
+    failures = [f"{r.systems.label}: {text}" for r in results if (text := simulation.failures(r))]
+    if failures:
+        print(
+            f"aits: error: systems did not finish ({'; '.join(failures)}); raise max_steps or shorten t_end, and see "
+            f"{directory / files.SUMMARY}",
+            file=sys.stderr,
+        )
+    return 1 if failures else 0
 
 
 def _check_fit(

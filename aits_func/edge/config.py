@@ -7,6 +7,7 @@ type and its range, so that a mistake is found before anything runs.
 
 import difflib
 import math
+import os
 import tomllib
 import types
 import typing
@@ -228,6 +229,8 @@ def _check_value(key: str, value: Any, where: str) -> None:
         raise InputError(f"{where}: {key} must be one of {words}, got {value!r}{nearest(value, _CHOICES[key])}")
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{where}: {key} must be finite, got {value}")
+    if key == "threads" and value > (os.cpu_count() or 1):
+        raise InputError(f"{where}: threads must be <= {os.cpu_count()}, the processors of this machine, got {value}")
     if key in _AT_LEAST and not value >= _AT_LEAST[key]:
         raise InputError(f"{where}: {key} must be >= {_AT_LEAST[key]}, got {value}")
     if key in _ABOVE and not value > _ABOVE[key]:
@@ -243,6 +246,16 @@ def _check_training(config: TrainConfig, where: str) -> None:
         raise InputError(
             f"{where}: energy_threshold must be > E_lower = {config.E_lower}, or no step inside the band is ever "
             f"accepted; got {config.energy_threshold}"
+        )
+    if config.E_upper > config.energy_threshold:
+        raise InputError(
+            f"{where}: E_upper must be <= energy_threshold = {config.energy_threshold}, or steps inside the band are "
+            f"rejected and nothing moves them; got {config.E_upper}"
+        )
+    if config.convergence == "band" and config.loss_on == "failed":
+        raise InputError(
+            f'{where}: convergence = "band" needs loss_on = "all": accepted samples below the band never fail, so '
+            "nothing would move them into it"
         )
     if config.features == "delta_mag" and config.history_len < 1:
         raise InputError(f"{where}: features = 'delta_mag' compares states; set history_len >= 1")

@@ -21,9 +21,9 @@ def create(path: Path) -> None:
     """
     holds = next((name for name in (CONFIG, CHECKPOINT, SUMMARY) if (path / name).exists()), None)
     if holds:
-        raise InputError(
-            f"{path}: already holds another run ({holds}); choose another --out, or go on with --resume {path}"
-        )
+        resumable = all((path / name).exists() for name in (CONFIG, CHECKPOINT))
+        go_on = f", or go on with: aits train --resume {path}" if resumable else ""
+        raise InputError(f"{path}: already holds another run ({holds}); choose another --out{go_on}")
     try:
         path.mkdir(parents=True, exist_ok=True)
         probe = path / ".writable"

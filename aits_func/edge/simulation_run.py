@@ -3,6 +3,7 @@
 import math
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -105,7 +106,7 @@ def classical_rules(
     target = sum(int(r.info.force_evaluations.sum()) for r in drawn)
     span = sum(float((r.systems.t_end - r.systems.systems.time).sum()) for r in drawn)
     sets = [r.systems for r in drawn]
-    quiet = config.__class__(**{**config.__dict__, "record_every": 0})
+    quiet = replace(config, record_every=0)
     rules = []
     for name, start in (("free_fall", 0.02), ("constant", span * config.n_steps / target)):
 
@@ -136,6 +137,7 @@ class Score(NamedTuple):
     size: int  # number of systems
     force_evaluations: int
     failed: int  # systems that did not finish
+    seconds: float  # of the runs; sets of one shape share one
     final: dict[str, float]  # quantiles of the final |E − E₀|/|E₀|; failed systems count as infinite
     mean: dict[str, float]  # quantiles of its time average
 
@@ -150,6 +152,7 @@ def score(result: Result) -> Score:
         len(failed),
         int(info.force_evaluations.sum()),
         int(failed.sum()),
+        result.seconds,
         _quantiles(info.final_energy_error, failed),
         _quantiles(info.mean_energy_error, failed),
     )
@@ -170,9 +173,20 @@ def verdict(scores: Sequence[Score]) -> list[str]:
         head = f"{other.systems}, against the {other.rule}: the learned policy "
         share = other.force_evaluations / ours.force_evaluations
         tail = "" if 0.9 < share < 1.1 else f" [that rule spends {share:.2g} times the force evaluations here]"
-        body = "wins everywhere" if not lost else ("LOSES in " + "; ".join(lost))
+        undecided = [what for what, a, b in pairs if a == b]
+        body = "LOSES in " + "; ".join(lost) if lost else "wins everywhere"
+        if undecided and not lost:
+            body = "wins or draws"
+        if undecided:
+            body += f" (undecided: {'; '.join(undecided)})"
         sentences.append(head + body + tail)
     return sentences
+
+
+def failures(result: Result) -> str:
+    """How many systems of a set did not finish, by status; "" if all did."""
+    counts = {name: int((result.info.status == code).sum()) for code, name in enumerate(STATUS_NAMES)}
+    return ", ".join(f"{count} {name}" for name, count in counts.items() if count and name != STATUS_NAMES[FINISHED])
 
 
 def result_summary(result: Result) -> dict[str, Any]:

@@ -8,11 +8,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import vmap
 
 from ..base.rng import fold_in
 from ..base.tree import cast, concatenate, expand, length
 from ..base.types import System
+from ..loops.collect import check_energies
 from ..physics.initial_conditions import (
     binaries,
     free_fall_triple,
@@ -59,17 +59,23 @@ def load_systems(config: TrainConfig | SimulateConfig, physics: Physics, where: 
 
     Raises:
         InputError: on an unknown name, kind or argument, a file that cannot be read, systems in units with
-            another G, of another dimension than the field, or without energy while energy_scale is "total".
+            another G, of another dimension than the field, or whose energy is no scale to measure an error by.
     """
     sets: list[SystemSet] = []
     for number, spec in enumerate(config.systems):
-        item = _load(spec, fold_in(config.seed, "systems", number), config, where)
+        # Training and simulation draw apart, or "unseen" systems would be those of the training.
+        use = "systems" if isinstance(config, TrainConfig) else "simulated systems"
+        item = _load(spec, fold_in(config.seed, use, number), config, where)
         tensors = cast(_tensors(item), dtype=physics.dtype, device=physics.device)
         sets.append(SystemSet(_own_label(item.label, sets), *tensors))
     for item in sets:
         _check_field(config.field, item, where)
-        if config.energy_scale == "total":
-            _check_energy(physics.gravity.energy, item, where)
+        try:
+            check_energies(
+                item.systems, gravity=physics.gravity, energy_scale=config.energy_scale, where=f"{where}: {item.label}"
+            )
+        except ValueError as error:
+            raise InputError(str(error)) from None
     return sets
 
 
@@ -188,12 +194,4 @@ def _check_field(field: dict[str, Any], item: SystemSet, where: str) -> None:
         raise InputError(
             f"{where}: field position has {len(field['position'])} numbers, but {item.label} (N = {bodies}) has "
             f"D = {dimensions}; give it as many"
-        )
-
-
-def _check_energy(energy: Callable[[System], Tensor], item: SystemSet, where: str) -> None:
-    if bool((vmap(energy)(item.systems) == 0).any()):
-        raise InputError(
-            f"{where}: {item.label} has total energy 0, so a relative energy error has no meaning; "
-            'set energy_scale = "kinetic"'
         )

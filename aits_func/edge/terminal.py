@@ -26,6 +26,8 @@ def training_progress(total: int, done: int) -> Iterator[Callable[[EpochInfo, in
 def describe(info: EpochInfo) -> str:
     """One epoch in one line."""
     replay = info.replay
+    if not info.collect.recorded:
+        return "nothing recorded: windows are filling, or every system has retired"
     return (
         f"passed {100 * replay.pass_rate:5.1f} %  in band {100 * replay.band_rate:5.1f} %  "
         f"energy error {replay.mean_energy_error:.1e}  mean dt {replay.mean_dt:.2e}"
@@ -35,7 +37,7 @@ def describe(info: EpochInfo) -> str:
 def print_scores(scores: Sequence[Score]) -> None:
     """The table of rules and sets."""
     table = load_extra("rich.table", "cli").Table(title="energy error at equal numbers of force evaluations")
-    for name in ("systems", "rule", "forces", "failed"):
+    for name in ("systems", "rule", "forces", "seconds", "failed"):
         table.add_column(name, justify="left" if name in ("systems", "rule") else "right")
     for name in ("final, median", "final, 90 %", "average, median", "average, 90 %"):
         table.add_column(name, justify="right")
@@ -47,7 +49,7 @@ def print_scores(scores: Sequence[Score]) -> None:
         if row.size == 1:
             errors[1] = errors[3] = ""
         label = _plain(f"{row.systems} ({row.size})") if new_set else ""
-        table.add_row(label, row.rule, f"{row.force_evaluations:,}", str(row.failed), *errors)
+        table.add_row(label, row.rule, f"{row.force_evaluations:,}", f"{row.seconds:.1f}", str(row.failed), *errors)
     _console().print(table)
 
 

@@ -136,7 +136,7 @@ def train(start: Start, directory: Path, show: Callable[[EpochInfo, int], None])
         show(info, config.epochs)
         began = time.perf_counter()
     assert info is not None  # resume() and the range of epochs see to it that there is one
-    warnings = _warnings(config, training, info)
+    warnings = _warnings(config, training, info, read_metrics(directory / files.METRICS))
     summary = _summary(directory, config, info, warnings)
     files.write_arrays(directory / files.TRAINING_TRAJECTORY, _arrays(info))
     draw_training(directory / "training.png", read_metrics(directory / files.METRICS), config)
@@ -183,12 +183,13 @@ def _failure(info: EpochInfo, config: TrainConfig) -> str:
     )
 
 
-def _warnings(config: TrainConfig, training: Training, info: EpochInfo) -> tuple[str, ...]:
+def _warnings(config: TrainConfig, training: Training, info: EpochInfo, lines: list[dict[str, Any]]) -> tuple[str, ...]:
     warnings = []
-    if info.replay.skipped:
+    if info.collect.status == COMPLETE and all(line["replay_iterations"] == 0 for line in lines):
         warnings.append(
-            f"Part 2 never ran: a trajectory has {info.collect.recorded} samples, fewer than min_replay_size = "
-            f"{config.min_replay_size}; raise steps_per_epoch or the number of systems"
+            f"Part 2 never ran: the last trajectory has {info.collect.recorded} samples, and min_replay_size is "
+            f"{config.min_replay_size}; raise steps_per_epoch, the number of systems, or the epochs if windows of "
+            f"history_len = {config.history_len} have to fill first"
         )
     ratio = _step_ratio(config, training, info)
     if ratio < _FAR_BELOW:

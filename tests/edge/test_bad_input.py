@@ -154,8 +154,8 @@ def test_a_system_without_energy_on_the_total_scale(refuse, write, tmp_path):
     (tmp_path / "zero.json").write_text(json.dumps(rows))
     message = refuse("train", write(train={"systems": ["pythagorean", "zero.json"]}), "--out", "a")
     assert (
-        'zero.json has total energy 0, so a relative energy error has no meaning; set energy_scale = "kinetic"'
-        in message
+        "zero.json: system 0 has total energy 0, so a relative energy error has no meaning; "
+        'set energy_scale = "kinetic"' in message
     )
 
 
@@ -254,7 +254,10 @@ def test_a_directory_that_holds_another_run(refuse, succeed, write, tmp_path, tr
     before = {path: path.read_bytes() for path in (tmp_path / "mine").iterdir()}
     more = ["--checkpoint", trained] if command == "simulate" else []
     message = refuse(command, write(), *more, "--out", "mine")
-    assert "mine: already holds another run (config.toml); choose another --out, or go on with --resume mine" in message
+    assert (
+        "mine: already holds another run (config.toml); choose another --out, or go on with: aits train --resume mine"
+        in message
+    )
     assert {path: path.read_bytes() for path in (tmp_path / "mine").iterdir()} == before
 
 

@@ -100,5 +100,5 @@ def test_an_interrupt_after_the_training_says_how_to_simulate(aits, succeed, wri
         patched.setattr("aits_func.edge.commands._simulate", interrupt)
         outcome = aits("both", write(), "--out", "a")
     assert outcome.code == 130
-    assert outcome.err == "aits both: interrupted after training; go on with: aits simulate --checkpoint a\n"
+    assert outcome.err == "aits both: interrupted after training; go on with: aits simulate --checkpoint a --out DIR\n"
     succeed("simulate", "--checkpoint", "a", "--t-end", "0.1", "--out", "b")

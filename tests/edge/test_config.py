@@ -202,7 +202,18 @@ def test_the_band_must_be_one():
 
 def test_the_threshold_must_be_above_the_lower_edge_of_the_band():
     assert "energy_threshold must be > E_lower = 1e-06" in refused({"train": {"energy_threshold": 1e-6}})
-    assert train({"train": {"energy_threshold": 2e-6}}).energy_threshold == 2e-6
+    assert "E_upper must be <= energy_threshold = 2e-06" in refused({"train": {"energy_threshold": 2e-6}})
+    band = {"energy_threshold": 2e-6, "E_upper": 2e-6}
+    assert train({"train": band}).energy_threshold == 2e-6
+
+
+def test_a_band_that_only_failed_samples_are_moved_into_is_refused():
+    message = refused({"train": {"loss_on": "failed", "convergence": "band"}})
+    assert 'convergence = "band" needs loss_on = "all"' in message
+
+
+def test_more_threads_than_processors_are_refused_as_torch_would_crash():
+    assert "threads must be <= " in refused({"threads": 100_000})
 
 
 def test_features_and_history_must_fit():

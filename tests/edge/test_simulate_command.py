@@ -249,12 +249,19 @@ def test_the_verdict_names_what_the_learned_policy_loses(succeed, write, tmp_pat
 # --- how it can end
 
 
-def test_systems_that_do_not_finish_are_counted_and_count_as_infinite(succeed, write, tmp_path, trained):
+def test_systems_that_do_not_finish_are_counted_and_count_as_infinite(aits, write, tmp_path, trained):
     sets = [
         {"kind": "binaries", "count": 2, "t_end": 1e-4, "seed": 1},
         {"kind": "free_fall_triple", "count": 1, "t_end": 50.0},
     ]
-    succeed("simulate", write(simulate={"systems": sets, "max_steps": 20}), "--checkpoint", trained, "--out", "a")
+    outcome = aits(
+        "simulate", write(simulate={"systems": sets, "max_steps": 20}), "--checkpoint", trained, "--out", "a"
+    )
+    assert outcome.code == 1
+    assert outcome.err == (
+        "aits: error: systems did not finish (free_fall_triple: 1 step limit); raise max_steps or shorten t_end, and "
+        "see a/summary.json\n"
+    )
     finished, cut = results(tmp_path / "a")
     assert finished["status"]["finished"] == 2
     assert cut["status"]["step limit"] == 1
@@ -265,7 +272,8 @@ def test_systems_that_do_not_finish_are_counted_and_count_as_infinite(succeed, w
 def test_if_no_system_finishes_the_exit_code_is_1_with_one_line(aits, write, tmp_path, trained):
     outcome = aits("simulate", write(), "--max-steps", "2", "--checkpoint", trained, "--out", "a")
     assert outcome.code == 1
-    assert outcome.err == "aits: error: no system finished; raise max_steps, and see status in a\n"
+    assert outcome.err.startswith("aits: error: systems did not finish (")
+    assert outcome.err.count("\n") == 1
     assert {path.name for path in (tmp_path / "a").iterdir()} == FILES
 
 

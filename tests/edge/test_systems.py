@@ -200,7 +200,7 @@ def test_a_system_without_energy_is_refused_unless_the_scale_is_kinetic(tmp_path
     path = tmp_path / "parabola.json"
     path.write_text(json.dumps(rows))
     message = refused("pythagorean", str(path))
-    assert f"{path} has total energy 0" in message
+    assert f"{path}: system 0 has total energy 0" in message
     assert 'set energy_scale = "kinetic"' in message
     assert len(load("pythagorean", str(path), energy_scale="kinetic")) == 2
 
@@ -238,11 +238,14 @@ def test_systems_of_one_shape_are_joined_in_the_order_they_came():
     assert same(three.systems, items[1].systems)
 
 
-def test_a_simulation_loads_the_same_systems():
-    systems = [{"kind": "binaries", "count": 2}]
-    config = build_config(SimulateConfig, {"simulate": {"systems": systems}}, {}, where="a.toml")
-    (item,) = load_systems(config, build_physics(config, "a.toml"), "a.toml")
-    assert same(item.systems, load(*systems)[0].systems)
+def test_a_simulation_draws_other_systems_than_the_training_unless_both_name_a_seed():
+    for entry, equal in (
+        ({"kind": "binaries", "count": 2}, False),
+        ({"kind": "binaries", "count": 2, "seed": 3}, True),
+    ):
+        config = build_config(SimulateConfig, {"simulate": {"systems": [entry]}}, {}, where="a.toml")
+        (item,) = load_systems(config, build_physics(config, "a.toml"), "a.toml")
+        assert same(item.systems, load(entry)[0].systems) == equal
 
 
 def test_the_error_of_a_bad_entry_is_an_input_error():

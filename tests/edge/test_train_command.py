@@ -201,7 +201,13 @@ RESUMED = {
         "energy_threshold": 100.0,
         "E_upper": 10.0,
     },
-    "momentum": {"optimizer": "sgd", "momentum": 0.9, "clip_norm": 0.5, "loss_on": "failed"},
+    "momentum": {
+        "optimizer": "sgd",
+        "momentum": 0.9,
+        "clip_norm": 0.5,
+        "loss_on": "failed",
+        "convergence": "minibatch",
+    },
     "decaying rate": {"decay_steps": 5},
     "scaled": {"features": "rich", "normalize_inputs": "auto", "fourier_features": 2, "convergence": "trajectory"},
 }
@@ -327,7 +333,7 @@ def test_part_2_that_never_runs_is_warned_of(aits, tmp_path):
     outcome = aits("train", "source.toml", "--out", "a")
     assert outcome.code == 0
     assert outcome.err.startswith(
-        "warning: Part 2 never ran: a trajectory has 1 samples, fewer than min_replay_size = 2"
+        "warning: Part 2 never ran: the last trajectory has 1 samples, and min_replay_size is 2"
     )
     assert summary(tmp_path / "a")["replay_skipped"] is True
 

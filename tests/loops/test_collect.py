@@ -330,6 +330,7 @@ def test_several_may_be_stuck_at_once_and_all_are_named():
     spy = Spy(optimizer=sgd(1e-6))
     _, _, info = spy.collect(spy.state(stub_systems([5.0, 0.01, 8.0])), max_retrain_steps=3)
     assert [(s.group, s.system) for s in info.stuck] == [(0, 0), (0, 2)]
+    assert (info.updates, info.rejected) == (3, 6)  # one update for both
     assert all(isinstance(s, Stuck) for s in info.stuck)
 
 

@@ -294,6 +294,20 @@ def test_one_exploded_sample_does_not_keep_the_others_from_learning():
     assert not torch.equal(after.params["network"][-1].bias, state.params["network"][-1].bias)
 
 
+def test_a_sample_whose_features_overflow_does_not_keep_the_others_from_learning():
+    learner = build_learner(STEP, sgd(1e-3))
+    state = init_train_state(grown_params(), learner.optimizer)
+    group = real_group(3, 2, 1)
+    velocity = group.system.velocity.clone()
+    velocity[1, 0] = 1e200  # seen from within, too: its kinetic energy is infinite
+    batch = (group._replace(system=group.system._replace(velocity=velocity)),)
+    assert not FEATURES.apply(*tree.take(batch[0], 1)[:2]).isfinite().all()
+    after, (_, info) = learner.update(state, batch, "all")
+    assert info.exploded.tolist() == [False, True]
+    assert all(leaf.isfinite().all() for leaf in tree.leaves(after.params))
+    assert not torch.equal(after.params["network"][-1].bias, state.params["network"][-1].bias)
+
+
 def test_a_single_group_needs_no_tuple_around_it():
     learner, group = build_learner(stub_step, sgd(1e-3)), stub_group(DIFFICULTIES)
     state = init_train_state(stub_params(), learner.optimizer)
@@ -312,6 +326,11 @@ def test_evaluating_a_minibatch_says_whether_all_of_it_passes():
         assert bool(passes) is verdict
         assert passes.shape == ()
         assert len(info.dt) == len(difficulties)
+
+
+def test_an_empty_minibatch_is_refused():
+    with pytest.raises(ValueError, match="evaluate_minibatch: the minibatch is empty"):
+        evaluate_minibatch(stub_params(), (), objective=build_objective(stub_step))
 
 
 class Tagged(NamedTuple):

@@ -304,6 +304,17 @@ def test_the_edges_of_the_band_belong_to_it():
     assert in_band(info, objective).tolist() == [True, True, False, False, False, False]
 
 
+def test_band_convergence_asks_for_acceptance_too_where_the_threshold_lies_inside_the_band():
+    def strict_step(params, sample):
+        system, info = stub_step(params, sample)
+        return system, info._replace(accepted=info.energy_error < 1e-5)
+
+    spy = Spy(strict_step)
+    _, info = spy.replay((group([5e-2, 6e-2]),), convergence="band", replay_steps=3)  # ε = 5e-5: inside, yet rejected
+    assert in_band(spy.calls[0][-1], spy.learner.objective).all()
+    assert (info.converged, info.band_rate, info.pass_rate) == (False, 1.0, 0.0)
+
+
 @pytest.mark.parametrize("convergence", ["minibatch", "band", "trajectory"])
 def test_an_inactive_sample_never_stands_in_the_way(convergence):
     samples = group([1e-2, 1e9], active=[True, False])
@@ -434,6 +445,14 @@ def test_a_trajectory_is_evaluated_in_pieces_and_in_order(batch_size):
     info = evaluate_trajectory({"log_dt": tensor(0.0)}, trajectory, objective=objective, batch_size=batch_size)
     assert info.energy_error.tolist() == [1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]  # dt = 1: exactly the difficulty
     assert info.accepted.shape == (8,)
+
+
+def test_nothing_cannot_be_evaluated_nor_in_pieces_of_nothing():
+    objective, params = Spy().learner.objective, {"log_dt": tensor(0.0)}
+    with pytest.raises(ValueError, match="evaluate_trajectory: the trajectory is empty"):
+        evaluate_trajectory(params, (), objective=objective)
+    with pytest.raises(ValueError, match="evaluate_trajectory: batch_size must be >= 1, got 0"):
+        evaluate_trajectory(params, (group(GOOD),), objective=objective, batch_size=0)
 
 
 # --- purity ----------------------------------------------------------------------------------------------------------

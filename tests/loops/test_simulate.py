@@ -1,6 +1,7 @@
 """Simulation against a leapfrog written as a plain loop: states, statuses, and every number of the report."""
 
 import math
+import sys
 
 import pytest
 import torch
@@ -182,8 +183,8 @@ def test_every_system_ends_exactly_at_its_own_time():
         after, info = run(systems, t_end=ends, n_steps=n_steps)
         assert torch.equal(after.time, ends)
         assert info.status.tolist() == [FINISHED] * 5
-    after, _ = run(systems, t_end=0.75)  # one for all
-    assert after.time.tolist() == [0.75] * 5
+    after, _ = run(systems, t_end=0.1)  # one for all, a number that is no float32
+    assert after.time.tolist() == [0.1] * 5
 
 
 def test_systems_may_start_at_any_time():
@@ -346,24 +347,49 @@ def test_in_a_moving_field_the_error_is_that_of_the_energy_less_the_work():
     assert (after.work.abs() / before.abs() > 4 * info.final_energy_error).all()
 
 
-def test_records_are_the_first_state_every_so_many_th_and_the_last():
+@pytest.mark.parametrize("every", [1, 3])
+def test_records_are_the_first_state_every_so_many_th_and_the_last_once(every):
     systems = triples(2)
-    every, frames = 3, [naive_run(tree.take(systems, row), VARYING, tensor(0.5))[2] for row in range(2)]
+    logs = [naive_run(tree.take(systems, row), VARYING, tensor(0.5))[2] for row in range(2)]
     after, info = run(systems, t_end=0.5, record_every=every)
     recording = info.recording
-    assert recording.position.shape[1:] == (2, 3, 2)
-    assert len(recording.time) == len(recording.position) == len(recording.dt) == len(recording.energy_error)
+    longest = max(len(log) for log in logs)
+    assert len(logs[0]) != len(logs[1])
+    steps = [*range(0, longest, every), longest]  # no frame is repeated at the end
+    assert recording.position.shape == (len(steps), 2, 3, 2)
+    assert recording.time.shape == recording.dt.shape == recording.energy_error.shape == (len(steps), 2)
     assert torch.equal(recording.position[0], systems.position)
     assert recording.time[0].tolist() == recording.dt[0].tolist() == recording.energy_error[0].tolist() == [0.0, 0.0]
-    for row, log in enumerate(frames):
-        for number, (time, x, dt, error) in enumerate(log[every - 1 :: every], start=1):
-            torch.testing.assert_close(recording.time[number, row], time, **TRAJECTORY)
-            torch.testing.assert_close(recording.position[number, row], x, **TRAJECTORY)
-            torch.testing.assert_close(recording.dt[number, row], dt, **TRAJECTORY)
-            torch.testing.assert_close(recording.energy_error[number, row], error, rtol=0, atol=1e-12)
+    for row, log in enumerate(logs):
+        for frame, step in enumerate(steps[1:], start=1):
+            # a system that is done stays as it was, with the step that led there
+            time, x, dt, error = log[min(step, len(log)) - 1]
+            torch.testing.assert_close(recording.time[frame, row], time, **TRAJECTORY)
+            torch.testing.assert_close(recording.position[frame, row], x, **TRAJECTORY)
+            torch.testing.assert_close(recording.dt[frame, row], dt, **TRAJECTORY)
+            torch.testing.assert_close(recording.energy_error[frame, row], error, rtol=0, atol=1e-12)
     assert torch.equal(recording.position[-1], after.position)
     assert torch.equal(recording.time[-1], after.time)
     assert torch.equal(recording.energy_error[-1], info.final_energy_error)
+
+
+def test_a_run_that_ends_at_its_step_limit_records_its_last_state_once():
+    _, info = run(triples(1), steps_of(1 / 8), t_end=9.0, max_steps=4, record_every=1)
+    assert info.recording.time[:, 0].tolist() == [0.0, 1 / 8, 2 / 8, 3 / 8, 4 / 8]
+    assert info.recording.dt[:, 0].tolist() == [0.0, *[1 / 8] * 4]
+    _, info = run(triples(1), steps_of(0.0), t_end=9.0, max_steps=4, record_every=1)  # stalled at once
+    assert info.recording.time[:, 0].tolist() == [0.0, 0.0]
+
+
+@pytest.mark.parametrize(("every", "kept"), [(1, 8), (3, 12)])
+def test_a_long_recording_is_thinned_by_halves(monkeypatch, every, kept):
+    monkeypatch.setattr(sys.modules[simulate.__module__], "_MAX_FRAMES", 9)
+    _, info = run(triples(1), steps_of(1 / 64), t_end=1.0, record_every=every)
+    # 64 steps: frames at multiples of ``every`` are halved until no more than 9 are left, and the last is added
+    expected = [*range(0, 64, kept), 64]
+    assert (info.recording.time[:, 0] * 64).tolist() == expected
+    plain, _ = run(triples(1), steps_of(1 / 64), t_end=1.0)
+    assert torch.equal(info.recording.position[-1], plain.position)
 
 
 def test_without_being_asked_for_more_only_the_first_and_the_last_state_are_recorded():
@@ -400,11 +426,18 @@ def test_float32_stays_float32():
         ({"t_end": tensor([2.0, 2.0, 0.5])}, "got 0.5 for system 2, which starts at 1.0"),
         ({"t_end": 2.0, "n_steps": 0}, "n_steps must be >= 1, got 0"),
         ({"t_end": 2.0, "max_steps": 0}, "max_steps must be >= 1, got 0"),
+        ({"t_end": 2.0, "record_every": -1}, r"record_every must be >= 0 \(0 for the ends only\), got -1"),
+        ({"t_end": 2.0, "energy_scale": "potential"}, "energy_scale must be one of total, kinetic, got 'potential'"),
     ],
 )
 def test_what_makes_no_sense_is_refused(options, message):
     with pytest.raises(ValueError, match=f"simulate: .*{message}"):
         run(triples(time=1.0), **options)
+
+
+def test_one_system_without_a_leading_axis_is_refused():
+    with pytest.raises(ValueError, match="simulate: systems must be a batch"):
+        run(tree.take(triples(1), 0), t_end=1.0)
 
 
 def test_a_criterion_works_as_the_policy():
