@@ -226,18 +226,24 @@ def _simulate(ready: _Simulation, directory: Path, summary: dict[str, Any]) -> i
     numbers = [simulation.result_summary(result) for of_rule in results for result in of_rule]
     files.write_summary(directory, summary | {"simulate": {"results": numbers, "verdict": lines}})
     print(f"written to {directory}")
-    return _report_simulation(results[0], directory)
+    return _report_simulation(results[0], directory, compared=config.compare)
 
 
-def _report_simulation(results: Sequence[simulation.Result], directory: Path) -> int:
+def _report_simulation(results: Sequence[simulation.Result], directory: Path, *, compared: bool) -> int:
+    """Name the systems that did not finish; returns the exit code.
+
+    In a comparison such systems are part of the result, counted as infinite errors, for every rule; elsewhere
+    the command has failed.
+    """
     failures = [f"{r.systems.label}: {text}" for r in results if (text := simulation.failures(r))]
+    fatal = bool(failures) and not (compared and any(r.info.status.eq(simulation.FINISHED).any() for r in results))
     if failures:
         print(
-            f"aits: error: systems did not finish ({'; '.join(failures)}); raise max_steps or shorten t_end, and see "
+            f"{'aits: error' if fatal else 'warning'}: systems did not finish ({'; '.join(failures)}); raise max_steps or shorten t_end, and see "
             f"{directory / files.SUMMARY}",
             file=sys.stderr,
         )
-    return 1 if failures else 0
+    return 1 if fatal else 0
 
 
 def _check_fit(

@@ -69,4 +69,4 @@ def _plain(text: str) -> Any:
 def _console() -> Any:
     # Without a terminal rich assumes 80 columns, which would fold the table of scores.
     console = load_extra("rich.console", "cli").Console()
-    return console if console.is_terminal else load_extra("rich.console", "cli").Console(width=140)
+    return console if console.is_terminal else load_extra("rich.console", "cli").Console(width=156)

@@ -342,3 +342,15 @@ def test_a_simulation_in_a_moving_field_keeps_the_energy_that_counts_its_work(su
     # The policy's steps lose less than 1e-4 each without a field; uncounted work would be of order 1e-2.
     assert row["final_energy_error"]["median"] < 1e-3
     assert take(arrays(tmp_path / "a")["binaries_time"], -1).item() == 0.1
+
+
+def test_in_a_comparison_a_system_that_does_not_finish_is_a_result_and_no_failure(aits, write, tmp_path, trained):
+    sets = [
+        {"kind": "binaries", "count": 2, "t_end": 1e-3, "seed": 1},
+        {"kind": "free_fall_triple", "count": 1, "t_end": 50.0},
+    ]
+    config = write(simulate={"systems": sets, "max_steps": 20, "compare": True})
+    outcome = aits("simulate", config, "--checkpoint", trained, "--out", "a")
+    assert outcome.code == 0
+    assert outcome.err.startswith("warning: systems did not finish (free_fall_triple: 1 step limit)")
+    assert "inf" in outcome.out
