@@ -10,7 +10,7 @@ from hypothesis import HealthCheck, settings
 # No deadline anywhere: a first call into torch compiles or imports for seconds.
 settings.register_profile("default", max_examples=30, deadline=None, derandomize=True)
 settings.register_profile(
-    "deep", max_examples=1000, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
+    "deep", max_examples=300, deadline=None, suppress_health_check=[HealthCheck.too_slow], print_blob=True
 )
 
 

@@ -239,8 +239,8 @@ def _report_simulation(results: Sequence[simulation.Result], directory: Path, *,
     fatal = bool(failures) and not (compared and any(r.info.status.eq(simulation.FINISHED).any() for r in results))
     if failures:
         print(
-            f"{'aits: error' if fatal else 'warning'}: systems did not finish ({'; '.join(failures)}); raise max_steps or shorten t_end, and see "
-            f"{directory / files.SUMMARY}",
+            f"{'aits: error' if fatal else 'warning'}: systems did not finish ({'; '.join(failures)}); raise max_steps "
+            f"or shorten t_end, and see {directory / files.SUMMARY}",
             file=sys.stderr,
         )
     return 1 if fatal else 0

@@ -28,7 +28,8 @@ from .features import Features
 class Policy(NamedTuple):
     """A step policy: ``init(seed) -> params`` and ``apply(params, system, window) -> dt``.
 
-    Shapes: one `System` and its `Window` in, dt () out, > 0, in units of time. ``init`` returns
+    Shapes: one `System` and its `Window` in, dt () out, > 0, in units of time. An infinite dt is rejected like any
+    step that explodes, but has no usable gradient: keep exponents below ln of the largest number. ``init`` returns
     float64 on the CPU; cast the tree to change that.
     """
 
