@@ -98,7 +98,7 @@ def p_norm(
 
     def timescale(params: Params, system: System) -> Tensor:
         rates_squared = torch.cat([_RATES[name](gravity, system) for name in pairs])
-        return params["log_eta"].exp() * _time(rate_p_norm(rates_squared, p))
+        return bounded_exp(params["log_eta"]) * _time(rate_p_norm(rates_squared, p))
 
     return Criterion(_log_parameter("log_eta", eta, "p_norm"), timescale)
 
@@ -115,7 +115,9 @@ def constant(*, dt: float) -> Criterion:
     Raises:
         ValueError: if dt is not > 0.
     """
-    return Criterion(_log_parameter("log_dt", dt, "constant", name="dt"), lambda params, system: params["log_dt"].exp())
+    return Criterion(
+        _log_parameter("log_dt", dt, "constant", name="dt"), lambda params, system: bounded_exp(params["log_dt"])
+    )
 
 
 def build_criterion(name: str, gravity: Gravity, *, eta: float = 0.02, p: float = 2.0, dt: float = 1e-3) -> Criterion:
@@ -144,6 +146,16 @@ def build_criterion(name: str, gravity: Gravity, *, eta: float = 0.02, p: float 
     }
     require_choice("build_criterion", "name", name, tuple(makers))
     return makers[name]()
+
+
+def bounded_exp(x: Tensor) -> Tensor:
+    """exp(x), held at the fourth root of the largest number, with a gradient that goes on beyond.
+
+    An overflow would make the gradient of a whole minibatch NaN. A plain clamp would make it 0, and the
+    parameter could never come back.
+    """
+    highest = math.log(torch.finfo(x.dtype).max) / 4
+    return (x + (x.clamp(max=highest) - x).detach()).exp()
 
 
 def free_fall_rate_squared(gravity: Gravity, system: System) -> Tensor:
@@ -194,7 +206,7 @@ def _time(rate: Tensor) -> Tensor:
 
 def _minimum(rates_squared: Callable[[System], Tensor], eta: float, where: str) -> Criterion:
     def timescale(params: Params, system: System) -> Tensor:
-        return params["log_eta"].exp() * _time(rates_squared(system).amax().sqrt())
+        return bounded_exp(params["log_eta"]) * _time(rates_squared(system).amax().sqrt())
 
     return Criterion(_log_parameter("log_eta", eta, where), timescale)
 

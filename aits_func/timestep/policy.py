@@ -21,7 +21,7 @@ from ..base.rng import fold_in
 from ..base.tree import map_leaves
 from ..base.types import Params, System, Window
 from ..learning.network import build_mlp
-from ..physics.criteria import Criterion
+from ..physics.criteria import Criterion, bounded_exp
 from .features import Features
 
 
@@ -74,7 +74,7 @@ def build_residual_policy(
 
     def apply(params: Params, system: System, window: Window) -> Tensor:
         correction = network.apply(params["network"], _finite(features.apply(system, window)))[0]
-        return criterion.timescale(params["criterion"], system) * (exponent * correction.tanh()).exp()
+        return criterion.timescale(params["criterion"], system) * bounded_exp(exponent * correction.tanh())
 
     return Policy(init, apply)
 

@@ -1,0 +1,75 @@
+"""States and parameters at the end of their dtype's range leave every gradient finite."""
+
+import pytest
+import torch
+from torch.func import grad, vmap
+
+from aits_func.base.check import make_system
+from aits_func.base.tree import cast, leaves
+from aits_func.learning.optimizers import adam
+from aits_func.loops.collect import init_train_state
+from aits_func.loops.objective import build_learner, build_objective
+from aits_func.physics.criteria import free_fall, p_norm
+from aits_func.physics.gravity import build_gravity
+from aits_func.physics.initial_conditions import binaries, free_fall_triple
+from aits_func.physics.integrators import build_leapfrog_kdk
+from aits_func.timestep.features import build_features
+from aits_func.timestep.policy import build_criterion_policy, build_residual_policy
+from aits_func.timestep.step import build_step
+from aits_func.timestep.window import empty_window, first_sample
+
+GRAVITY = build_gravity()
+DTYPES = (torch.float64, torch.float32)
+
+
+def close_pairs(dtype):
+    """Masses 3, 4, 5 with a pair at 1e-2 down to 1e-6 of the third body's distance; the same in each precision."""
+    separation = torch.tensor([1e-2, 1e-3, 1e-4, 1e-5, 1e-6], dtype=torch.float64)
+    position = torch.zeros(5, 3, 2, dtype=torch.float64)
+    position[:, 1, 0], position[:, 2, 1] = separation, 1.0
+    velocity = torch.randn(5, 3, 2, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    mass = torch.tensor([3.0, 4.0, 5.0], dtype=torch.float64).expand(5, 3)
+    return cast(make_system(mass, position, velocity), dtype=dtype)
+
+
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_the_invariant_features_of_close_pairs_are_finite_and_bounded_in_either_precision(dtype):
+    features = build_features("invariant", GRAVITY)
+    values = vmap(lambda s: features.apply(s, empty_window(s, 0)))(close_pairs(dtype))
+    # Logarithms end at ln 1e9 / 10 on either side, and what they compare at most doubles that; the rest is in [0, 1].
+    assert float(values.abs().max()) < 2 * 2.1
+
+
+def test_the_features_of_close_pairs_agree_between_the_precisions():
+    features = build_features("invariant", GRAVITY)
+    double, single = (vmap(lambda s: features.apply(s, empty_window(s, 0)))(close_pairs(d)) for d in DTYPES)
+    # Every feature is made of numbers of order 1, so float32 costs a few roundings of 6e-8 (at most 8e-8 was seen).
+    torch.testing.assert_close(single.double(), double, rtol=0, atol=1e-6)
+
+
+def test_one_massive_body_with_test_particles_has_finite_features():
+    features = build_features("invariant", GRAVITY)
+    lonely = binaries(0, 3, mass_ratio=(0.0, 0.0))
+    assert bool(vmap(lambda s: features.apply(s, empty_window(s, 0)))(lonely).isfinite().all())
+
+
+def test_a_close_pair_in_float32_leaves_the_gradient_of_its_minibatch_finite():
+    policy = build_residual_policy(build_features("invariant", GRAVITY), p_norm(GRAVITY), hidden=(4,))
+    objective = build_objective(build_step(policy, GRAVITY, build_leapfrog_kdk(GRAVITY)))
+    batch = vmap(first_sample)(close_pairs(torch.float32))
+    gradient, _ = grad(objective.loss, has_aux=True)(cast(policy.init(0), dtype=torch.float32), batch, "all")
+    assert all(bool(leaf.isfinite().all()) for leaf in leaves(gradient))
+
+
+def test_a_constant_beyond_the_range_of_exp_has_a_finite_gradient_and_comes_back():
+    policy = build_criterion_policy(free_fall(GRAVITY))
+    learner = build_learner(build_step(policy, GRAVITY, build_leapfrog_kdk(GRAVITY)), adam(20.0))
+    batch = vmap(first_sample)(free_fall_triple(0, 4))
+    state = init_train_state({"log_eta": torch.tensor(800.0, dtype=torch.float64)}, learner.optimizer)
+    for _ in range(100):
+        state, (loss, info) = learner.update(state, batch)
+        assert bool(loss.isfinite())
+        if bool(info.accepted.all()):
+            break
+    # Adam moves ln η by 20 at most in an update; from 800 to below -4 it takes 41 of them and some to settle.
+    assert bool(info.accepted.all())
