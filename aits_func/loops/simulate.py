@@ -17,6 +17,7 @@ from ..physics.invariants import angular_momentum, linear_momentum
 from ..timestep.policy import Policy
 from ..timestep.step import ENERGY_SCALES
 from ..timestep.window import first_sample, push
+from .collect import check_energies
 
 RUNNING, FINISHED, STEP_LIMIT, NOT_FINITE, STALLED = range(5)
 STATUS_NAMES = ("running", "finished", "step limit", "not finite", "stalled")
@@ -110,9 +111,10 @@ def simulate(
 
     Raises:
         ValueError: if t_end is not finite and later than every start, a count is out of range, energy_scale is
-            another word, or systems is no batch.
+            another word, systems is no batch, or an energy is no scale to measure by (see `check_energies`).
     """
     end = _check_arguments(systems, t_end, n_steps, max_steps, record_every, energy_scale)
+    check_energies(systems, gravity=gravity, energy_scale=energy_scale, where="simulate")
     energy = vmap(gravity.energy)(systems)
     scale = energy.abs() if energy_scale == "total" else vmap(gravity.energy_size)(systems)
     advance = vmap(_build_advance(params, policy, gravity, integrator, n_steps, max_steps, energy_threshold))

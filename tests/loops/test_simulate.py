@@ -8,6 +8,7 @@ import torch
 from torch.func import vmap
 
 from aits_func.base import tree
+from aits_func.base.check import make_system
 from aits_func.base.types import System
 from aits_func.loops.simulate import (
     FINISHED,
@@ -17,7 +18,7 @@ from aits_func.loops.simulate import (
     STEP_LIMIT,
     simulate,
 )
-from aits_func.physics.criteria import free_fall
+from aits_func.physics.criteria import constant, free_fall
 from aits_func.physics.fields import build_tidal_field, straight_path
 from aits_func.physics.gravity import build_gravity
 from aits_func.physics.initial_conditions import gaussian_cluster
@@ -446,3 +447,22 @@ def test_a_criterion_works_as_the_policy():
     x, _, log, *_ = naive_run(tree.take(triples(2), 0), policy, tensor(0.5), params=policy.init(0))
     assert int(info.steps[0]) == len(log)
     torch.testing.assert_close(after.position[0], x, **TRAJECTORY)
+
+
+def test_a_system_of_no_energy_is_refused_on_the_total_scale_and_runs_on_the_kinetic():
+    # Two bodies of mass 1 at distance 2, each at a speed whose square is 1/2 without rounding: E = 1/2 − 1/2.
+    x = torch.tensor([[[1.0, 0.0], [-1.0, 0.0]]], dtype=torch.float64)
+    v = torch.tensor([[[0.5, 0.5], [-0.5, -0.5]]], dtype=torch.float64)
+    systems = make_system(torch.ones(1, 2, dtype=torch.float64), x, v)
+    gravity = build_gravity()
+    policy = build_criterion_policy(constant(dt=0.1))
+    options = {
+        "policy": policy,
+        "gravity": gravity,
+        "integrator": build_leapfrog_kdk(gravity),
+        "t_end": 1.0,
+    }
+    with pytest.raises(ValueError, match=r"simulate: system 0 has total energy 0.*energy_scale = \"kinetic\""):
+        simulate(policy.init(0), systems, **options)
+    _, info = simulate(policy.init(0), systems, energy_scale="kinetic", **options)
+    assert info.steps.tolist() == [10]
