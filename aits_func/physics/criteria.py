@@ -149,12 +149,12 @@ def build_criterion(name: str, gravity: Gravity, *, eta: float = 0.02, p: float 
 
 
 def bounded_exp(x: Tensor) -> Tensor:
-    """exp(x), held at the fourth root of the largest number, with a gradient that goes on beyond.
+    """exp(x), held at the square root of the largest number, with a gradient that goes on beyond.
 
     An overflow would make the gradient of a whole minibatch NaN. A plain clamp would make it 0, and the
     parameter could never come back.
     """
-    highest = math.log(torch.finfo(x.dtype).max) / 4
+    highest = math.log(torch.finfo(x.dtype).max) / 2
     return (x + (x.clamp(max=highest) - x).detach()).exp()
 
 
