@@ -19,6 +19,7 @@ from torch import Tensor
 from ..base.check import require, require_choice
 from ..base.types import Params, System
 from .gravity import Gravity, pair_difference, pair_distance, pair_indices
+from .step_function import PositionForm, Traits
 
 
 class Criterion(NamedTuple):
@@ -29,6 +30,8 @@ class Criterion(NamedTuple):
 
     init: Callable[[], Params]
     timescale: Callable[[Params, System], Tensor]
+    traits: Traits = Traits()  # what is known about it; reversible schemes ask
+    position_form: PositionForm | None = None  # given if the step depends on positions alone
 
 
 def free_fall(gravity: Gravity, *, eta: float = 0.02) -> Criterion:
