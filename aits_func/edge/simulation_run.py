@@ -12,9 +12,10 @@ from torch import Tensor
 from ..base.tree import cast, take
 from ..base.types import Params, System
 from ..loops.compare import match_cost
-from ..loops.simulate import FINISHED, STATUS_NAMES, SimulationInfo, simulate
+from ..loops.simulate import SimulationInfo, simulate
 from ..physics.criteria import build_criterion
 from ..timestep.policy import Policy, build_criterion_policy
+from ..timestep.run import FINISHED, STATUS_NAMES
 from .assemble import Physics
 from .config import InputError, SimulateConfig
 from .systems import SystemSet, array_name, group_by_shape, load_systems
@@ -72,7 +73,7 @@ def run_rule(rule: Rule, sets: Sequence[SystemSet], config: SimulateConfig, phys
             group.systems,
             policy=rule.policy,
             gravity=physics.gravity,
-            integrator=physics.integrator,
+            scheme=physics.integrator,
             t_end=group.t_end,
             history_len=rule.history_len,
             n_steps=config.n_steps,

@@ -1,28 +1,43 @@
-"""Simulation of a batch of systems with a policy's steps (the direct scheme), statistics included."""
+"""Simulation of a batch of systems with a step function in a scheme, statistics included.
+
+Steps are never rejected nor cut short. A run stops before the step that would pass the time it is to
+reach, and a side step of just the right h, taken from there and then forgotten, gives the state at that
+time. So what a scheme carries (ρ, W, the force) is that of an undisturbed run.
+"""
 
 import math
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import vmap
 
 from ..base.check import require, require_choice
-from ..base.tree import select
-from ..base.types import Params, Sample, System, Window
+from ..base.tree import Tree, map_leaves, select, take
+from ..base.types import Params, System
 from ..physics.gravity import Gravity
 from ..physics.integrators import Integrator
 from ..physics.invariants import angular_momentum, linear_momentum
-from ..timestep.policy import Policy
+from ..physics.schemes import Scheme, as_scheme, check_traits
+from ..timestep.policy import Policy, traits_of
+from ..timestep.run import (
+    ARRIVED,
+    FINISHED,
+    RUNNING,
+    STEP_LIMIT,
+    Run,
+    Start,
+    Stepper,
+    Watch,
+    build_stepper,
+)
 from ..timestep.step import ENERGY_SCALES
-from ..timestep.window import first_sample, push
 from .collect import check_energies
 
-RUNNING, FINISHED, STEP_LIMIT, NOT_FINITE, STALLED = range(5)
-STATUS_NAMES = ("running", "finished", "step limit", "not finite", "stalled")
 _MAX_FRAMES = 16_384  # beyond it every other frame is dropped, so that a long run does not fill the memory
-_SYNC_EVERY = 16  # steps between two looks at whether all are done; finished systems are frozen meanwhile
+_SYNC_EVERY = 16  # steps between two looks at who is done; finished systems are frozen meanwhile
+_SMALLEST_BATCH = 16  # a smaller batch is not faster
 
 
 class Recording(NamedTuple):
@@ -44,30 +59,25 @@ class SimulationInfo(NamedTuple):
     """
 
     status: Tensor  # (B,) int64, index into STATUS_NAMES
-    steps: Tensor  # (B,) int64, predicted steps
-    force_evaluations: Tensor  # (B,) int64, of the integrator, the one at the start included
+    steps: Tensor  # (B,) int64, predicted steps, the one that lands on t_end included
+    force_evaluations: Tensor  # (B,) int64, of those steps and of the start
+    output_evaluations: Tensor  # (B,) int64, spent besides to land on t_end and output_times
+    rule_evaluations: Tensor  # (B,) int64, evaluations of the step function, with its derivative where needed
     over_threshold: Tensor  # (B,) int64, steps whose own energy error reached the threshold
     final_energy_error: Tensor  # (B,) |E − E₀| / scale at the end
     max_energy_error: Tensor  # (B,) its maximum over the steps
-    mean_energy_error: Tensor  # (B,) its time average (1/T) ∫ |E − E₀| / scale dt
+    max_potential_error: Tensor  # (B,) maximum of |E − E₀| / |W(t)|, W the potential energy
+    mean_energy_error: Tensor  # (B,) time average (1/T) ∫ |E − E₀| / scale dt
+    energy_drift: Tensor  # (B,) 1 / time; slope of a least-squares line through (E − E₀) / scale over time
     momentum_residual: Tensor  # (B,) |P − P₀|, mass · length / time
     angular_momentum_residual: Tensor  # (B,) |L − L₀|, mass · length² / time
     mean_dt: Tensor  # (B,) time
+    closest_distance: Tensor  # (B,) length; smallest pair distance at a step's end; infinite if not watched
+    encounter_time: Tensor  # (B,) time at which a pair first came closer than encounter_distance; infinite: never
+    escape_time: Tensor  # (B,) time at which a body was first found to escape; infinite: never
+    escaper: Tensor  # (B,) int64, which body; −1: none
     recording: Recording
-
-
-class _Run(NamedTuple):
-    """One system on its way."""
-
-    sample: Sample
-    carry: Any  # the integrator's
-    status: Tensor  # () int64
-    steps: Tensor  # () int64
-    over_threshold: Tensor  # () int64
-    energy: Tensor  # () E, to weigh the next step by
-    error: Tensor  # () |E − E₀| / scale
-    max_error: Tensor  # ()
-    error_integral: Tensor  # () ∫ error dt
+    outputs: tuple[System, ...]  # the systems at each of output_times; where a run ended before, its last state
 
 
 def simulate(
@@ -76,172 +86,263 @@ def simulate(
     *,
     policy: Policy,
     gravity: Gravity,
-    integrator: Integrator,
-    t_end: float | Tensor,
+    scheme: Scheme | Integrator,
+    t_end: float | Tensor | None = None,
+    steps: int | None = None,
+    h: float | Tensor = 1.0,
+    output_times: Sequence[float | Tensor] = (),
     history_len: int = 0,
     n_steps: int = 1,
     max_steps: int = 1_000_000,
+    min_dt: float = 0.0,
     energy_threshold: float = 2e-4,
     energy_scale: str = "total",
     record_every: int = 0,
+    encounter_distance: float = 0.0,
+    escape_distance: float = math.inf,
 ) -> tuple[System, SimulationInfo]:
-    """Advance every system of a batch to ``t_end`` with the steps that a policy predicts.
+    """Advance one system, or every system of a batch, to ``t_end`` or by a number of steps.
 
-    Steps are taken as predicted, never rejected; those whose own energy error reaches the
-    threshold are counted. The last step is shortened to end at t_end. A system that is done, or whose
-    state is no longer finite, is frozen, and the others go on.
+    Steps are taken as the scheme makes them, never rejected and never cut short: the state at ``t_end`` (and at every
+    one of ``output_times``) comes from a side step of the h that lands there, from the last state before it. A
+    system that is done, or cannot go on, is frozen with a status, and leaves the batch when half of the
+    batch is done. Positions and time are summed with compensation. Differentiable in params, systems, t_end
+    and h by ``torch.func`` and by autograd; memory then grows with the number of steps (see `retrace`).
 
     Args:
         params: the policy's parameters.
-        systems: B systems of one shape, leaves (B, ...).
+        systems: B systems of one shape, leaves (B, ...), or one system.
         policy: predicts dt.
         gravity: weighs the energies.
-        integrator: advances the systems.
-        t_end: the time to end at, one for all or (B,), later than every start.
+        scheme: advances the systems; an `Integrator` stands for the direct scheme with it.
+        t_end: the time to end at, one for all or (B,), later than every start; or None with ``steps``.
+        steps: the number of steps to take instead.
+        h: a factor on the step, > 0; 1 for the policy's own step.
+        output_times: times between start and t_end, ascending, each one for all or (B,).
         history_len: H, as the policy's features want it.
-        n_steps: integrator steps per predicted dt, ≥ 1.
+        n_steps: integrator steps of one dt in the direct scheme, steps of any other scheme; ≥ 1.
         max_steps: predicted steps after which a system ends with status "step limit", ≥ 1.
+        min_dt: a step not longer than this, or too short to change the time, ends a system as "stalled"; ≥ 0.
         energy_threshold: what a step is counted against.
         energy_scale: "total": |E₀|; "kinetic": K₀ + |W₀|.
         record_every: record every so many steps; 0 for the first and the last state only.
+        encounter_distance: report when a pair first comes closer than this; 0 to look for none.
+        escape_distance: report when an unbound body first leaves this distance behind; infinite to look for none.
 
     Returns:
-        (systems at the end, `SimulationInfo`). Status per system: "finished", "step limit", "not
-        finite" (the last finite state is returned), "stalled" (dt too small to change the time).
+        (systems at the end, `SimulationInfo`); of one system, without the leading axis. Status per system: see
+        ``STATUS_NAMES`` of timestep.run; where a run could not go on, its last good state is returned.
 
     Raises:
-        ValueError: if t_end is not finite and later than every start, a count is out of range, energy_scale is
-            another word, systems is no batch, or an energy is no scale to measure by (see `check_energies`).
+        ValueError: if t_end is not finite and later than every start, neither or both of t_end and steps are given,
+            a number is out of range, energy_scale is another word, the scheme does not take this policy, or an
+            energy is no scale to measure by (see `check_energies`).
     """
-    end = _check_arguments(systems, t_end, n_steps, max_steps, record_every, energy_scale)
+    single = systems.mass.ndim == 1
+    if single:
+        systems = map_leaves(lambda leaf: leaf[None], systems)
+    targets = _check_arguments(systems, t_end, steps, output_times, n_steps, max_steps, record_every, energy_scale)
+    whole = as_scheme(scheme, n_steps=n_steps)
+    limit = max_steps if steps is None else steps
+    require(min_dt >= 0, f"simulate: min_dt must be >= 0 (a time; 0 for none), got {min_dt}")
+    size = torch.as_tensor(h, dtype=systems.time.dtype, device=systems.time.device)
+    require(size.ndim == 0 and bool(size > 0), f"simulate: h must be one number > 0 (a factor on the step), got {h}")
+    check_traits(whole, traits_of(policy), "simulate")
     check_energies(systems, gravity=gravity, energy_scale=energy_scale, where="simulate")
+    stepper = build_stepper(
+        policy,
+        gravity,
+        whole,
+        history_len=history_len,
+        max_steps=limit,
+        energy_threshold=energy_threshold,
+        watch=Watch(encounter_distance, escape_distance),
+    )
+    start = _start(systems, gravity, energy_scale, min_dt)
+    loop = _Loop(params, size, start, stepper, limit)
+    runs = vmap(stepper.begin, in_dims=(None, 0, 0))(params, systems, start)
+    tape = _Tape(record_every, runs)
+    outputs = []
+    for target in targets[:-1]:
+        runs, landed = loop.reach(runs, target, tape)
+        outputs.append(landed.system)
+        runs = runs._replace(
+            status=torch.where(runs.status == ARRIVED, torch.zeros_like(runs.status), runs.status),
+            output_steps=torch.where(runs.status == ARRIVED, landed.output_steps + 1, runs.output_steps),
+        )
+    _, runs = loop.reach(runs, targets[-1], tape)
+    if steps is not None:  # for a given number of steps the limit is the end
+        runs = runs._replace(status=torch.where(runs.status == STEP_LIMIT, FINISHED, runs.status))
+    info = _report(systems, runs, whole, tape.stack(runs), tuple(outputs))
+    return (_only(runs.system), _only_info(info)) if single else (runs.system, info)
+
+
+class _Loop(NamedTuple):
+    """Everything that stays the same while systems are advanced."""
+
+    params: Params
+    h: Tensor
+    start: Start
+    stepper: Stepper
+    max_steps: int
+
+    def reach(self, runs: Run, target: Tensor, tape: "_Tape") -> tuple[Run, Run]:
+        """(the runs before the step that would pass the target, the runs there), all of them."""
+        advance, land = (vmap(f, in_dims=(None, None, 0, 0, 0)) for f in (self.stepper.advance, self.stepper.land))
+        rows = torch.arange(len(target), device=target.device)
+        active, start, end, count = runs, self.start, target, 0
+        tape.begin()
+        while True:
+            active = advance(self.params, self.h, start, active, end)
+            count += 1
+            tape.record(active, rows)
+            if count % _SYNC_EVERY and count < self.max_steps:
+                continue
+            running = active.status == RUNNING
+            left = int(running.sum())  # the one host sync of the loop
+            if left == 0:
+                break
+            if left <= len(running) // 2 and len(running) > _SMALLEST_BATCH:
+                runs = _scatter(runs, rows, active)
+                rows = rows[running]
+                active, start, end = take((runs, self.start, target), rows)
+        runs = _scatter(runs, rows, active)
+        arrived = runs.status == ARRIVED
+        if not bool(arrived.any()):
+            return runs, runs
+        return runs, select(arrived, land(self.params, self.h, self.start, runs, target), runs)
+
+
+class _Tape:
+    """The frames of a recording on their way."""
+
+    def __init__(self, record_every: int, runs: Run) -> None:
+        self.every, self.count, self.leg = record_every, 0, 0
+        self.now = (_frame(runs), runs.status)
+        self.frames = {0: self.now}
+
+    def begin(self) -> None:
+        """A new leg begins: towards the next output time, or the end."""
+        self.leg = self.count
+        self.now = (self.now[0], torch.zeros_like(self.now[1]))
+
+    def record(self, active: Run, rows: Tensor) -> None:
+        """Take down the state of the systems that are still in the batch, if it is time to."""
+        self.count += 1
+        if not self.every or self.count % self.every:
+            return
+        self.now = self.frames[self.count] = _scatter(self.now, rows, (_frame(active), active.status))
+        if len(self.frames) > _MAX_FRAMES:
+            self.every *= 2
+            self.frames = {number: frame for number, frame in self.frames.items() if number % self.every == 0}
+
+    def stack(self, runs: Run) -> Recording:
+        """The frames in which a system was under way, those that had arrived at their end shown there; the last state."""
+        end = _frame(runs)
+        shown = [
+            select((status == ARRIVED) & (number > self.leg), end, frame)
+            for number, (frame, status) in self.frames.items()
+            if number == 0 or bool((status == RUNNING).any())
+        ]
+        return Recording(*(torch.stack(column) for column in zip(*shown, end, strict=True)))
+
+
+def _scatter(full: Tree, rows: Tensor, part: Tree) -> Tree:
+    """The full batch with the given rows replaced."""
+    return map_leaves(lambda old, new: old.index_copy(0, rows, new), full, part)
+
+
+def _frame(runs: Run) -> Recording:
+    return Recording(runs.system.time, runs.system.position, runs.dt, runs.error)
+
+
+def _start(systems: System, gravity: Gravity, energy_scale: str, min_dt: float) -> Start:
     energy = vmap(gravity.energy)(systems)
     scale = energy.abs() if energy_scale == "total" else vmap(gravity.energy_size)(systems)
-    advance = vmap(_build_advance(params, policy, gravity, integrator, n_steps, max_steps, energy_threshold))
-    runs = vmap(lambda system, energy: _begin(system, energy, integrator, history_len))(systems, energy)
-    frames, every = {0: _frame(runs)}, record_every
-    for count in range(1, max_steps + 1):
-        runs = advance(runs, energy, scale, end)
-        if every and count % every == 0:
-            frames[count] = _frame(runs)
-        if len(frames) > _MAX_FRAMES:
-            every *= 2
-            frames = {number: frame for number, frame in frames.items() if number % every == 0}
-        if count % _SYNC_EVERY == 0 and not bool((runs.status == RUNNING).any()):
-            break
-    return runs.sample.system, _report(systems, runs, integrator, n_steps, frames)
+    return Start(energy, scale, systems.time, torch.full_like(systems.time, min_dt))
 
 
 def _check_arguments(
-    systems: System, t_end: float | Tensor, n_steps: int, max_steps: int, record_every: int, energy_scale: str
-) -> Tensor:
-    """The end times, (B,)."""
+    systems: System,
+    t_end: float | Tensor | None,
+    steps: int | None,
+    output_times: Sequence[float | Tensor],
+    n_steps: int,
+    max_steps: int,
+    record_every: int,
+    energy_scale: str,
+) -> list[Tensor]:
+    """The times to reach, (B,) each: the output times and the end, which is infinite for a number of steps."""
     require(n_steps >= 1, f"simulate: n_steps must be >= 1, got {n_steps}")
     require(max_steps >= 1, f"simulate: max_steps must be >= 1, got {max_steps}")
     require(record_every >= 0, f"simulate: record_every must be >= 0 (0 for the ends only), got {record_every}")
     require_choice("simulate", "energy_scale", energy_scale, ENERGY_SCALES)
     require(
         systems.mass.ndim == 2,
-        "simulate: systems must be a batch, leaves (B, ...); for one system add a leading axis to every leaf",
+        f"simulate: systems must be one system or a batch, mass (N,) or (B, N), got {tuple(systems.mass.shape)}",
     )
-    end = torch.as_tensor(t_end, dtype=systems.time.dtype, device=systems.time.device).expand_as(systems.time)
-    late = (end > systems.time) & (end < math.inf)
-    if not bool(late.all()):
-        number = int((~late).nonzero()[0])
-        raise ValueError(
-            f"simulate: t_end must be finite and later than the start, got {float(end[number])} for system {number}, "
-            f"which starts at {float(systems.time[number])}"
-        )
-    return end
-
-
-def _begin(system: System, energy: Tensor, integrator: Integrator, history_len: int) -> _Run:
-    zero = torch.zeros_like(system.time)
-    count = torch.zeros_like(zero, dtype=torch.int64)
-    return _Run(
-        first_sample(system, history_len), integrator.init(system), count, count, count, energy, zero, zero, zero
+    require(
+        (t_end is None) != (steps is None), "simulate: give either t_end (a time) or steps (a number of steps to take)"
     )
-
-
-def _build_advance(
-    params: Params,
-    policy: Policy,
-    gravity: Gravity,
-    integrator: Integrator,
-    n_steps: int,
-    max_steps: int,
-    energy_threshold: float,
-) -> Callable[[_Run, Tensor, Tensor, Tensor], _Run]:
-    """One predicted step of one system, or none if it is done: (run, E₀, scale, t_end) -> run."""
-
-    def attempt(system: System, carry: Any, window: Window, t_end: Tensor) -> tuple[System, Any, Tensor]:
-        predicted = policy.apply(params, system, window)
-        dt = torch.minimum(predicted, (t_end - system.time) / n_steps)
-        after = system
-        for _ in range(n_steps):
-            after, carry = integrator.step(after, carry, dt)
-        # The last step ends at t_end to the bit, not to rounding.
-        return after._replace(time=torch.where(dt < predicted, t_end, after.time)), carry, dt
-
-    def advance(run: _Run, energy: Tensor, scale: Tensor, t_end: Tensor) -> _Run:
-        system, window = run.sample.system, run.sample.window
-        after, carry, dt = attempt(system, run.carry, window, t_end)
-        energy_after = gravity.energy(after)
-        error = (energy_after - energy).abs() / scale
-        moved = _Run(
-            run.sample._replace(system=after, window=push(window, system, dt), dt=dt),
-            carry,
-            run.status,
-            run.steps + 1,
-            run.over_threshold + ((energy_after - run.energy).abs() / scale >= energy_threshold),
-            energy_after,
-            error,
-            torch.maximum(run.max_error, error),
-            run.error_integral + error * (after.time - system.time),
-        )
-        finite, moving = error.isfinite() & dt.isfinite(), after.time > system.time
-        running = run.status == RUNNING
-        new = select(running & finite & moving, moved, run)
-        status = torch.where(new.steps >= max_steps, STEP_LIMIT, RUNNING)
-        status = torch.where(new.sample.system.time >= t_end, FINISHED, status)
-        status = torch.where(~moving, STALLED, status)
-        status = torch.where(~finite, NOT_FINITE, status)
-        return new._replace(status=torch.where(running, status, run.status))
-
-    return advance
-
-
-def _frame(runs: _Run) -> Recording:
-    system = runs.sample.system
-    return Recording(system.time, system.position, runs.sample.dt, runs.error)
-
-
-def _recording(runs: _Run, frames: dict[int, Recording]) -> Recording:
-    """The frames of steps that were taken, and the last state, once."""
-    last = int(runs.steps.max())
-    kept = [frame for number, frame in frames.items() if number < last or number == 0]
-    return Recording(*(torch.stack(column) for column in zip(*kept, _frame(runs), strict=True)))
+    require(steps is None or steps >= 1, f"simulate: steps must be >= 1, got {steps}")
+    require(steps is None or not output_times, "simulate: output_times need t_end, not a number of steps")
+    targets = [
+        torch.as_tensor(t, dtype=systems.time.dtype, device=systems.time.device).expand_as(systems.time)
+        for t in (*output_times, math.inf if t_end is None else t_end)
+    ]
+    before = systems.time
+    for number, target in enumerate(targets):
+        what = "t_end" if number == len(targets) - 1 else f"output_times[{number}]"
+        late = (target > before) & ((target < math.inf) | (steps is not None))
+        if not bool(late.all()):
+            row = int((~late).nonzero()[0])
+            than = "the start" if number == 0 else f"output_times[{number - 1}]"
+            raise ValueError(
+                f"simulate: {what} must be finite and later than {than}, got {float(target[row])} for system {row}, "
+                f"which {'starts' if number == 0 else 'is'} at {float(before[row])}"
+            )
+        before = target
+    return targets
 
 
 def _report(
-    start: System, runs: _Run, integrator: Integrator, n_steps: int, frames: dict[int, Recording]
+    start: System, runs: Run, scheme: Scheme, recording: Recording, outputs: tuple[System, ...]
 ) -> SimulationInfo:
-    end = runs.sample.system
+    end, stats = runs.system, runs.statistics
     elapsed = end.time - start.time
     span = torch.where(elapsed > 0, elapsed, torch.ones_like(elapsed))
     momentum = vmap(linear_momentum)(end) - vmap(linear_momentum)(start)
     spin = vmap(angular_momentum)(end) - vmap(angular_momentum)(start)
-    evaluations = integrator.evaluations_at_start + integrator.evaluations_per_step * n_steps * runs.steps
     return SimulationInfo(
         status=runs.status,
         steps=runs.steps,
-        force_evaluations=evaluations,
-        over_threshold=runs.over_threshold,
+        force_evaluations=scheme.evaluations_at_start + scheme.evaluations_per_step * runs.steps,
+        output_evaluations=scheme.evaluations_per_step * runs.output_steps,
+        rule_evaluations=scheme.rule_evaluations * runs.steps + (scheme.equal_steps == 0),
+        over_threshold=stats.over_threshold,
         final_energy_error=runs.error,
-        max_energy_error=runs.max_error,
-        mean_energy_error=runs.error_integral / span,
+        max_energy_error=stats.max_error,
+        max_potential_error=stats.max_potential_error,
+        mean_energy_error=stats.error_integral / span,
+        energy_drift=(stats.moment - stats.signed_integral * elapsed / 2) * 12 / span**3,
         momentum_residual=momentum.norm(dim=-1),
         angular_momentum_residual=spin.reshape(len(spin), -1).norm(dim=-1),
         mean_dt=elapsed / runs.steps.clamp(min=1),
-        recording=_recording(runs, frames),
+        closest_distance=stats.closest_distance,
+        encounter_time=stats.encounter_time,
+        escape_time=stats.escape_time,
+        escaper=stats.escaper,
+        recording=recording,
+        outputs=outputs,
     )
+
+
+def _only(tree: System) -> System:
+    return map_leaves(lambda leaf: leaf[0], tree)
+
+
+def _only_info(info: SimulationInfo) -> SimulationInfo:
+    """The report on a batch of one, without its leading axis."""
+    recording = Recording(*(leaf[:, 0] for leaf in info.recording))
+    rest = info._replace(recording=recording, outputs=tuple(_only(system) for system in info.outputs))
+    return rest._replace(**{k: v[0] for k, v in info._asdict().items() if isinstance(v, Tensor)})

@@ -15,6 +15,7 @@ from ..base.check import require, require_choice
 from ..base.types import System, Window
 from ..physics.gravity import Gravity, mutual_acceleration, pair_distance
 from ..physics.invariants import to_centre_of_mass
+from ..physics.step_function import REVERSIBLE, Traits
 from .invariant import INVARIANT_NAMES, build_invariant
 
 VOCABULARIES = ("invariant", "basic", "rich", "delta_mag")
@@ -41,6 +42,7 @@ class Features(NamedTuple):
     names: tuple[str, ...]  # F of them
     dimensionless: bool  # whether the policy's output is to be multiplied by the system's own time scale
     history_len: int  # H, the number of past states that are read
+    traits: Traits = Traits()  # what is known about them; reversible schemes ask
 
     @property
     def size(self) -> int:
@@ -84,7 +86,7 @@ def build_features(
             f"build_features: invariant features have no memory; set history_len = 0, got {history_len}",
         )
         present = build_invariant(gravity)
-        return Features(lambda system, window: present(system), INVARIANT_NAMES, True, 0)
+        return Features(lambda system, window: present(system), INVARIANT_NAMES, True, 0, REVERSIBLE)
     if vocabulary == "delta_mag":
         require(history_len >= 1, "build_features: delta_mag compares states; set history_len >= 1, got 0")
         apply, names = _with_history(history_len, _build_delta_mag(gravity, unit)), _DELTA_NAMES
@@ -94,7 +96,8 @@ def build_features(
     labels = ("",) if history_len == 0 else tuple(f"[{k - history_len}]" for k in range(history_len + 1))
     named = tuple(name + label for label in labels for name in names)
     apply = _with_history(history_len, _over_window(lambda s: of_state(gravity, unit, s)))
-    return Features(apply, named, False, history_len)
+    # Not smooth: largest and smallest values over bodies and pairs are among them.
+    return Features(apply, named, False, history_len, Traits(memoryless=history_len == 0, even=True))
 
 
 def _with_history(history_len: int, apply: Callable[[System, Window], Tensor]) -> Callable[[System, Window], Tensor]:

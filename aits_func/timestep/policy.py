@@ -22,6 +22,7 @@ from ..base.tree import map_leaves
 from ..base.types import Params, System, Window
 from ..learning.network import build_mlp
 from ..physics.criteria import Criterion, bounded_exp
+from ..physics.step_function import PositionForm, Traits
 from .features import Features
 
 
@@ -35,6 +36,8 @@ class Policy(NamedTuple):
 
     init: Callable[[int], Params]
     apply: Callable[[Params, System, Window], Tensor]
+    traits: Traits = Traits()  # what is known about it; reversible schemes ask
+    position_form: PositionForm | None = None  # given if the step depends on positions alone
 
 
 def build_residual_policy(
@@ -76,7 +79,7 @@ def build_residual_policy(
         correction = network.apply(params["network"], _finite(features.apply(system, window)))[0]
         return criterion.timescale(params["criterion"], system) * bounded_exp(exponent * correction.tanh())
 
-    return Policy(init, apply)
+    return Policy(init, apply, _traits(features, activation).both(criterion.traits))
 
 
 def build_mlp_policy(
@@ -123,7 +126,10 @@ def build_mlp_policy(
             return dt
         return dt * timescale.timescale(map_leaves(lambda leaf: leaf.to(system.time), constants), system)
 
-    return Policy(init, apply)
+    traits = _traits(features, activation)
+    if timescale is not None and features.dimensionless:
+        traits = traits.both(timescale.traits)
+    return Policy(init, apply, traits)
 
 
 def build_criterion_policy(criterion: Criterion) -> Policy:
@@ -138,7 +144,24 @@ def build_criterion_policy(criterion: Criterion) -> Policy:
     return Policy(
         lambda seed: criterion.init(),
         lambda params, system, window: criterion.timescale(params, system),
+        criterion.traits,
+        criterion.position_form,
     )
+
+
+def _traits(features: Features, activation: str) -> Traits:
+    """What is known about a network of these features: a relu has a kink."""
+    return features.traits._replace(smooth=features.traits.smooth and activation != "relu")
+
+
+def traits_of(policy: Policy) -> Traits:
+    """What a policy promises; anybody's own pair (init, apply) promises nothing unless it has ``traits``."""
+    return getattr(policy, "traits", Traits())
+
+
+def position_form_of(policy: Policy) -> PositionForm | None:
+    """The form of positions alone, of a policy that has one."""
+    return getattr(policy, "position_form", None)
 
 
 def _finite(features: Tensor) -> Tensor:

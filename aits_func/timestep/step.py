@@ -8,11 +8,15 @@ import torch
 from torch import Tensor
 
 from ..base.check import require, require_choice
+from ..base.tree import map_leaves
 from ..base.types import Params, Sample, StepInfo, System
 from ..learning.losses import check_energy_threshold
 from ..physics.gravity import Gravity
-from ..physics.integrators import Integrator, evolve
-from .policy import Policy
+from ..physics.integrators import Integrator
+from ..physics.schemes import Scheme, SchemeStep, as_scheme, check_traits
+from ..physics.step_function import StepFunction
+from .binding import bind
+from .policy import Policy, traits_of
 
 Step: TypeAlias = Callable[[Params, Sample], tuple[System, StepInfo]]
 """One attempted step of one system: (params, sample) -> (system after, what it reports)."""
@@ -26,17 +30,18 @@ def attempt_single_step(
     *,
     policy: Policy,
     gravity: Gravity,
-    integrator: Integrator,
+    scheme: Scheme | Integrator,
+    h: float = 1.0,
     n_steps: int = 1,
     energy_threshold: float = 2e-4,
     energy_scale: str = "total",
 ) -> tuple[System, StepInfo]:
-    """Predict dt, advance one system ``n_steps`` times by it, and weigh the energy.
+    """Predict dt, advance one system by it, and weigh the energy.
 
         ε = |E₁ − E₀| / |E₀|,   accepted  ⇔  ε < energy_threshold
 
     with E₀ guarded as in `relative_energy_error`. An inactive sample takes dt = 0, has ε = 0 and
-    passes.
+    passes. In a scheme that carries ρ or W, these start afresh from the parameters at hand.
 
     A step whose energy is not finite would poison the gradient of a whole minibatch, as a mask
     after the fact multiplies an infinite derivative by zero. So the step is tried once without
@@ -47,43 +52,53 @@ def attempt_single_step(
         sample: one `Sample`.
         policy: predicts dt.
         gravity: weighs the energy.
-        integrator: advances the system.
-        n_steps: steps of that one dt, ≥ 1.
+        scheme: advances the system; an `Integrator` stands for the direct scheme with it.
+        h: a factor on the step, > 0.
+        n_steps: integrator steps of one dt in the direct scheme, steps of any other scheme; ≥ 1.
         energy_threshold: on ε, > 0.
         energy_scale: "total" divides by |E₀|; "kinetic" by K₀ + |W₀|, for systems with E₀ ≈ 0.
 
     Returns:
-        (system after, `StepInfo`). Where the step exploded the system is the one before, ε is
-        infinite and ``exploded`` is True.
+        (system after, `StepInfo`; its dt is the mean of the n_steps). Where the step exploded, or ρ or W was no longer
+        positive, the system is the one before, ε is infinite and ``exploded`` is True.
 
     Raises:
         ValueError: if energy_threshold is not > 0. `build_step` checks all arguments.
     """
     system = sample.system
+    whole = as_scheme(scheme, n_steps=n_steps)
     energy_before = gravity.energy(system)
     scale = None if energy_scale == "total" else gravity.energy_size(system)
+    factor = torch.full_like(system.time, h)
 
-    def trial(dt: Tensor) -> tuple[System, Tensor]:
-        after = evolve(integrator, system, dt, n_steps=n_steps)
-        _, error = check_energy_threshold(energy_before, gravity.energy(after), energy_threshold, scale=scale)
-        return after, error
+    def trial(params: Params, tau: Tensor, held: Tensor) -> tuple[SchemeStep, Tensor]:
+        rule = _start_with(bind(policy, params, sample.window, scheme=whole, gravity=gravity), system, tau)
+        rule, size = _hold(rule, held), torch.where(held, torch.zeros_like(factor), factor)
+        out = whole.step(rule, system, whole.init(rule, system), size)
+        _, error = check_energy_threshold(energy_before, gravity.energy(out.system), energy_threshold, scale=scale)
+        return out, error
 
-    predicted = policy.apply(params, system, sample.window)
-    predicted = torch.where(sample.active, predicted, torch.zeros_like(predicted))
+    tau = policy.apply(params, system, sample.window)
+    out, error = trial(map_leaves(torch.detach, params), tau.detach(), ~sample.active)
     # Beyond the square root of the largest number a derivative of ε can overflow where ε does not.
-    ceiling = torch.finfo(predicted.dtype).max ** 0.5
-    exploded = ~(trial(predicted.detach())[1] < ceiling) | ~predicted.isfinite()
-    after, error = trial(torch.where(exploded, torch.zeros_like(predicted), predicted))
+    ceiling = torch.finfo(tau.dtype).max ** 0.5
+    exploded = ~((error < ceiling) & out.valid & tau.isfinite()) & sample.active
+    out, error = trial(params, tau, exploded | ~sample.active)
     error = torch.where(exploded, torch.full_like(error, torch.inf), error)
     accepted = (error < energy_threshold) | ~sample.active
-    return after, StepInfo(predicted, error, accepted, exploded)
+    # Elsewhere dt follows from ρ or W; in the direct scheme it is the predicted one, to the bit.
+    dt = torch.where(sample.active, factor * tau, torch.zeros_like(tau))
+    if whole.name != "direct":
+        dt = torch.where(exploded, dt, out.dt / n_steps)
+    return out.system, StepInfo(dt, error, accepted, exploded)
 
 
 def build_step(
     policy: Policy,
     gravity: Gravity,
-    integrator: Integrator,
+    scheme: Scheme | Integrator,
     *,
+    h: float = 1.0,
     n_steps: int = 1,
     energy_threshold: float = 2e-4,
     energy_scale: str = "total",
@@ -93,8 +108,9 @@ def build_step(
     Args:
         policy: predicts dt.
         gravity: weighs the energy.
-        integrator: advances the system.
-        n_steps: steps of one dt, ≥ 1.
+        scheme: advances the system; an `Integrator` stands for the direct scheme with it.
+        h: a factor on the step, > 0.
+        n_steps: integrator steps of one dt in the direct scheme, steps of any other scheme; ≥ 1.
         energy_threshold: on the relative energy error, > 0.
         energy_scale: "total" or "kinetic".
 
@@ -102,8 +118,11 @@ def build_step(
         A pure function of ONE sample, for ``vmap(step, in_dims=(None, 0))``.
 
     Raises:
-        ValueError: if n_steps < 1, energy_threshold is not > 0, or energy_scale is another word.
+        ValueError: if n_steps < 1, h or energy_threshold is not > 0, energy_scale is another word, or the scheme
+            is reversible and the policy is not known to be smooth, memoryless and even in the velocities.
     """
+    require(h > 0, f"build_step: h must be > 0 (a factor on the step, 1 for none), got {h}")
+    check_traits(as_scheme(scheme), traits_of(policy), "build_step")
     require(n_steps >= 1, f"build_step: n_steps must be >= 1, got {n_steps}")
     require(
         energy_threshold > 0,
@@ -114,8 +133,27 @@ def build_step(
         attempt_single_step,
         policy=policy,
         gravity=gravity,
-        integrator=integrator,
+        scheme=scheme,
+        h=h,
         n_steps=n_steps,
         energy_threshold=energy_threshold,
         energy_scale=energy_scale,
+    )
+
+
+def _start_with(rule: StepFunction, start: System, tau: Tensor) -> StepFunction:
+    """The rule, with τ of one state already known: a policy is dear, and schemes ask for it first."""
+    return rule._replace(timescale=lambda system: tau if system is start else rule.timescale(system))
+
+
+def _hold(rule: StepFunction, exploded: Tensor) -> StepFunction:
+    """The rule, 1 where a step exploded, so that what is infinite there is masked before it is used."""
+
+    def masked(value: Tensor) -> Tensor:
+        return torch.where(exploded, torch.ones_like(value), value)
+
+    return StepFunction(
+        lambda system: masked(rule.timescale(system)),
+        rule.constants,
+        lambda system, constants: masked(rule.rate(system, constants)),
     )

@@ -12,7 +12,8 @@ from aits_func.edge.checkpoint import load_checkpoint, read_metadata
 from aits_func.edge.config import SimulateConfig, TrainConfig, build_config, config_from_dict, read_toml
 from aits_func.edge.initial_condition_files import save_system
 from aits_func.edge.simulation_run import LEARNED, load_sets
-from aits_func.loops.simulate import STATUS_NAMES, simulate
+from aits_func.loops.simulate import simulate
+from aits_func.timestep.run import STATUS_NAMES
 from aits_func.physics.known_orbits import known_orbit
 
 numpy = pytest.importorskip("numpy")
@@ -67,7 +68,7 @@ def by_the_library(run, trained):
         item.systems,
         policy=policy,
         gravity=physics.gravity,
-        integrator=physics.integrator,
+        scheme=physics.integrator,
         t_end=item.t_end,
         max_steps=config.max_steps,
         record_every=config.record_every,

@@ -10,14 +10,7 @@ from torch.func import vmap
 from aits_func.base import tree
 from aits_func.base.check import make_system
 from aits_func.base.types import System
-from aits_func.loops.simulate import (
-    FINISHED,
-    NOT_FINITE,
-    STALLED,
-    STATUS_NAMES,
-    STEP_LIMIT,
-    simulate,
-)
+from aits_func.loops.simulate import simulate
 from aits_func.physics.criteria import constant, free_fall
 from aits_func.physics.fields import build_tidal_field, straight_path
 from aits_func.physics.gravity import build_gravity
@@ -25,6 +18,7 @@ from aits_func.physics.initial_conditions import gaussian_cluster
 from aits_func.physics.integrators import build_leapfrog_dkd, build_leapfrog_kdk
 from aits_func.timestep.features import build_features
 from aits_func.timestep.policy import Policy, build_criterion_policy, build_mlp_policy
+from aits_func.timestep.run import FINISHED, NOT_FINITE, STALLED, STATUS_NAMES, STEP_LIMIT
 from aits_func.timestep.window import first_sample, push
 
 SOFTENING = 0.1
@@ -54,8 +48,8 @@ def steps_of(dt):
 VARYING = Policy(lambda seed: (), lambda params, system, window: 0.02 / (0.3 + system.velocity.pow(2).sum().sqrt()))
 
 
-def run(systems, policy=VARYING, *, gravity=GRAVITY, integrator=KDK, params=(), **options):
-    return simulate(params, systems, policy=policy, gravity=gravity, integrator=integrator, **options)
+def run(systems, policy=VARYING, *, gravity=GRAVITY, scheme=KDK, params=(), **options):
+    return simulate(params, systems, policy=policy, gravity=gravity, scheme=scheme, **options)
 
 
 def naive_acceleration(mass, x):
@@ -76,12 +70,12 @@ def naive_energies(mass, x, v):
 
 
 def naive_run(system, policy, t_end, *, n_steps=1, threshold=2e-4, energy_scale="total", history_len=0, params=()):
-    """One system, one step at a time: (system, log of every step, summary)."""
+    """One system, one step at a time, positions summed with compensation: (system, log of every step, summary)."""
     mass, x, v, time, _ = system
     kinetic, potential = naive_energies(mass, x, v)
     e0 = kinetic + potential
     scale = abs(e0) if energy_scale == "total" else kinetic + abs(potential)
-    last, area, over, log = e0, 0.0, 0, []
+    last, area, over, log, lost = e0, 0.0, 0, [], torch.zeros_like(x)
     window = first_sample(system, history_len).window
     while time < t_end:
         now = System(mass, x, v, time, torch.zeros_like(time))
@@ -91,7 +85,9 @@ def naive_run(system, policy, t_end, *, n_steps=1, threshold=2e-4, energy_scale=
         window = push(window, now, dt)
         for _ in range(n_steps):
             v = v + dt / 2 * naive_acceleration(mass, x)
-            x = x + dt * v
+            increment = dt * v - lost
+            lost = (x + increment - x) - increment
+            x = x + increment
             v = v + dt / 2 * naive_acceleration(mass, x)
         energy = sum(naive_energies(mass, x, v))
         error = abs(energy - e0) / scale
@@ -173,7 +169,7 @@ def test_a_batch_is_its_systems_one_by_one():
         alone, its_info = run(tree.take(systems, slice(row, row + 1)), t_end=ends[row : row + 1], record_every=3)
         for ours, theirs in zip(after, alone, strict=True):
             torch.testing.assert_close(ours[row], theirs[0], **TRAJECTORY)
-        for name, ours, theirs in zip(info._fields[:-1], info, its_info, strict=False):
+        for name, ours, theirs in zip(info._fields[:-2], info, its_info, strict=False):
             torch.testing.assert_close(ours[row], theirs[0], rtol=1e-10, atol=1e-12, msg=lambda t, n=name: f"{n}: {t}")
 
 
@@ -267,7 +263,7 @@ def test_the_last_finite_state_is_what_a_system_that_explodes_leaves():
     assert info.steps.tolist() == [5, 5]
     for leaf, other in zip(after, sane, strict=True):
         assert torch.equal(leaf, other)
-    assert all(number.isfinite().all() for number in info[4:-1])
+    assert all(getattr(info, name).isfinite().all() for name in info._fields if "error" in name or "residual" in name)
 
 
 def test_reaching_the_end_with_the_last_step_allowed_is_finishing():
@@ -287,7 +283,7 @@ def test_a_system_that_is_done_does_not_change_while_others_go_on():
     assert info.steps[1] > 5 * info.steps[0]
     # nor does what is reported of it
     _, after_short = run(systems, t_end=tensor([0.25] * 3))
-    for name, ours, theirs in zip(info._fields[:-1], info, after_short, strict=False):
+    for name, ours, theirs in zip(info._fields[:-2], info, after_short, strict=False):
         assert torch.equal(ours[0], theirs[0]), name
 
 
@@ -305,7 +301,7 @@ def test_force_evaluations_are_those_that_a_counting_gravity_sees(build, n_steps
 
     counting = GRAVITY._replace(acceleration=acceleration)
     # stopped by the step limit, so that no frozen system is stepped in vain
-    _, info = run(triples(2), gravity=counting, integrator=build(counting), t_end=100.0, max_steps=7, n_steps=n_steps)
+    _, info = run(triples(2), gravity=counting, scheme=build(counting), t_end=100.0, max_steps=7, n_steps=n_steps)
     assert info.force_evaluations.tolist() == [len(calls)] * 2
     assert len(calls) == 7 * n_steps + (build is build_leapfrog_kdk)
 
@@ -316,7 +312,7 @@ def test_the_residuals_of_momentum_are_those_of_sums_over_bodies(dimensions):
     field = build_tidal_field(3.0, [2.0, 1.0, 0.5][:dimensions])
     gravity = build_gravity(softening=SOFTENING, field=field)
     systems = triples(2, dimensions=dimensions)
-    after, info = run(systems, gravity=gravity, integrator=build_leapfrog_kdk(gravity), t_end=0.5)
+    after, info = run(systems, gravity=gravity, scheme=build_leapfrog_kdk(gravity), t_end=0.5)
     for row in range(2):
         change, turn = torch.zeros(3, dtype=torch.float64), torch.zeros(3, dtype=torch.float64)
         for state, sign in ((after, 1), (systems, -1)):
@@ -340,7 +336,7 @@ def test_without_a_field_leapfrog_keeps_both_momenta_to_rounding():
 def test_in_a_moving_field_the_error_is_that_of_the_energy_less_the_work():
     field = build_tidal_field(0.5, straight_path([3.0, 1.0], [-1.0, 0.4]))
     gravity = build_gravity(softening=SOFTENING, field=field)
-    after, info = run(triples(2), gravity=gravity, integrator=build_leapfrog_kdk(gravity), t_end=0.5)
+    after, info = run(triples(2), gravity=gravity, scheme=build_leapfrog_kdk(gravity), t_end=0.5)
     before = vmap(gravity.energy)(triples(2))
     expected = (vmap(gravity.energy)(after) - before).abs() / before.abs()
     torch.testing.assert_close(info.final_energy_error, expected, rtol=0, atol=1e-13)
@@ -403,7 +399,7 @@ def test_without_being_asked_for_more_only_the_first_and_the_last_state_are_reco
 def test_recording_changes_nothing_else():
     plain, info = run(triples(2), t_end=0.5)
     recorded, other = run(triples(2), t_end=0.5, record_every=2)
-    for leaf, same in zip((*plain, *info[:-1]), (*recorded, *other[:-1]), strict=True):
+    for leaf, same in zip((*plain, *info[:-2]), (*recorded, *other[:-2]), strict=True):
         assert torch.equal(leaf, same)
 
 
@@ -436,9 +432,14 @@ def test_what_makes_no_sense_is_refused(options, message):
         run(triples(time=1.0), **options)
 
 
-def test_one_system_without_a_leading_axis_is_refused():
-    with pytest.raises(ValueError, match="simulate: systems must be a batch"):
-        run(tree.take(triples(1), 0), t_end=1.0)
+def test_one_system_is_a_batch_of_one_without_the_axis():
+    after, info = run(tree.take(triples(1), 0), t_end=1.0, output_times=(0.3,), record_every=5)
+    batch, its_info = run(triples(1), t_end=1.0, output_times=(0.3,), record_every=5)
+    for leaf, same in zip((*after, *info.outputs[0]), (*batch, *its_info.outputs[0]), strict=True):
+        assert torch.equal(leaf, same[0])
+    for leaf, same in zip(info.recording, its_info.recording, strict=True):
+        assert torch.equal(leaf, same[:, 0])
+    assert all(torch.equal(leaf, same[0]) for leaf, same in zip(info[:-2], its_info[:-2], strict=True))
 
 
 def test_a_criterion_works_as_the_policy():
@@ -459,7 +460,7 @@ def test_a_system_of_no_energy_is_refused_on_the_total_scale_and_runs_on_the_kin
     options = {
         "policy": policy,
         "gravity": gravity,
-        "integrator": build_leapfrog_kdk(gravity),
+        "scheme": build_leapfrog_kdk(gravity),
         "t_end": 1.0,
     }
     with pytest.raises(ValueError, match=r"simulate: system 0 has total energy 0.*energy_scale = \"kinetic\""):

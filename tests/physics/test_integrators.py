@@ -197,7 +197,8 @@ def test_force_evaluations_are_as_many_as_declared(name):
     assert len(calls) == integrator.evaluations_at_start + 7 * integrator.evaluations_per_step
 
 
-@pytest.mark.parametrize("name", EVERY)
+# Hermite hands on the force at the predicted state, by design another than at the corrected one.
+@pytest.mark.parametrize("name", [name for name in EVERY if name != "hermite"])
 def test_seven_steps_are_three_and_then_four(name):
     system = random_system(4, 2)
     integrator = build_integrator(name, build_gravity(softening=0.1, field=moving_field(2)))
@@ -211,7 +212,8 @@ def test_seven_steps_are_three_and_then_four(name):
 def test_the_clock_advances_by_the_steps_and_the_masses_stay(name):
     system = random_system(3, 2)
     after = evolve(build_integrator(name, build_gravity(softening=0.1)), system, tensor(0.125), n_steps=4)
-    assert after.time == system.time + 0.5
+    # The stages of a composition sum to 1 but for the rounding of up to 15 numbers below 2, at each of 4 steps.
+    torch.testing.assert_close(after.time, system.time + 0.5, rtol=0, atol=1e-14 if "yoshida" in name else 0)
     assert torch.equal(after.mass, system.mass)
     assert after.work == 0
 
@@ -225,7 +227,8 @@ def test_a_short_step_follows_velocity_and_force(name):
     torch.testing.assert_close(slope.position, system.velocity, rtol=1e-14, atol=0)
     force = gravity.acceleration(system.mass, system.position, system.time)
     torch.testing.assert_close(slope.velocity, force, rtol=1e-13, atol=0)
-    assert slope.time == 1
+    # a sum of up to 15 stages below 2, which is 1 but for its rounding
+    torch.testing.assert_close(slope.time, tensor(1.0), rtol=3e-15 if "yoshida" in name else 0, atol=0)
 
 
 @pytest.mark.parametrize("name", EVERY)

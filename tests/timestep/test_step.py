@@ -134,7 +134,7 @@ def test_a_step_is_accepted_if_and_only_if_its_error_is_below_the_threshold():
 def test_the_bound_step_is_the_attempt_with_its_words_filled_in():
     sample = tree.take(samples_with([0.1]), 0)
     step = build_step(CLOCK, GRAVITY, KDK, n_steps=2, energy_threshold=1e-3, energy_scale="kinetic")
-    words = {"policy": CLOCK, "gravity": GRAVITY, "integrator": KDK}
+    words = {"policy": CLOCK, "gravity": GRAVITY, "scheme": KDK}
     options = {"n_steps": 2, "energy_threshold": 1e-3, "energy_scale": "kinetic"}
     for ours, theirs in zip(
         tree.leaves(step(tensor(1.0), sample)),

@@ -1,0 +1,272 @@
+"""The run of ONE system: its state on the way, one step of it, and how it lands on a given time.
+
+Everything here is a pure function of one system; the loops lift it and decide.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..base.tree import map_leaves, select
+from ..base.types import Params, System, Window
+from ..physics.gravity import Gravity, kinetic_energy, pair_distance
+from ..physics.schemes import Scheme, SchemeStep
+from ..physics.step_function import StepFunction
+from .binding import bind
+from .policy import Policy
+from .window import empty_window, push
+
+RUNNING, FINISHED, STEP_LIMIT, NOT_FINITE, STALLED, NOT_POSITIVE, ARRIVED = range(7)
+STATUS_NAMES = (
+    "running",
+    "finished",
+    "step limit",  # max_steps reached
+    "not finite",  # the step or its energy; the last finite state is kept
+    "stalled",  # a step below the floor, by default too small to change the time
+    "transformation not positive",  # ρ or W ≤ 0: h is too large for this encounter
+    "arrived",  # on its way to a later time; never reported
+)
+_LANDING_ITERATIONS = 6  # of the secant method: six steps leave rounding alone, starting within a factor of 2
+
+
+class Start(NamedTuple):
+    """What a system is measured against."""
+
+    energy: Tensor  # ()  E₀
+    scale: Tensor  # ()  |E₀|, or K₀ + |W₀|
+    time: Tensor  # ()  time
+    min_dt: Tensor  # ()  time; the floor of a step
+
+
+class Statistics(NamedTuple):
+    """What adds up along a run. Shapes: all ()."""
+
+    over_threshold: Tensor  # int64; steps whose own energy error reached the threshold
+    max_error: Tensor  # largest |E − E₀| / scale
+    max_potential_error: Tensor  # largest |E − E₀| / |W(t)|
+    error_integral: Tensor  # ∫ |E − E₀| / scale dt, time
+    signed_integral: Tensor  # ∫ (E − E₀) / scale dt, time
+    moment: Tensor  # ∫ (t − t₀) (E − E₀) / scale dt, time²
+    closest_distance: Tensor  # length; of any pair at the end of any step; infinite if not watched
+    encounter_time: Tensor  # time at which a pair first was closer than asked; infinite: never
+    escape_time: Tensor  # time at which a body was first found to escape; infinite: never
+    escaper: Tensor  # int64, which body; −1: none
+
+
+class Run(NamedTuple):
+    """One system on its way."""
+
+    system: System
+    window: Window
+    carry: Any  # the scheme's
+    dt: Tensor  # ()  time; the last step
+    status: Tensor  # () int64
+    steps: Tensor  # () int64; predicted steps
+    output_steps: Tensor  # () int64; steps spent on outputs: side steps, and those that passed a time and were forgotten
+    energy: Tensor  # ()  E, to weigh the next step by
+    error: Tensor  # ()  |E − E₀| / scale
+    statistics: Statistics
+
+
+class Watch(NamedTuple):
+    """Which events are looked for: plain numbers."""
+
+    encounter_distance: float = 0.0  # length; 0: not watched
+    escape_distance: float = math.inf  # length; infinite: not watched
+
+
+class Stepper(NamedTuple):
+    """The functions of one run, made by `build_stepper`.
+
+    Shapes: one system; parameters and h are shared by all.
+    """
+
+    begin: Callable[..., Run]  # (params, system, start) -> Run
+    advance: Callable[..., Run]  # (params, h, start, run, target) -> Run; does nothing unless it is running
+    land: Callable[..., Run]  # (params, h, start, run, target) -> Run at time ``target``
+
+
+def build_stepper(
+    policy: Policy,
+    gravity: Gravity,
+    scheme: Scheme,
+    *,
+    history_len: int,
+    max_steps: int,
+    energy_threshold: float,
+    watch: Watch,
+) -> Stepper:
+    """A policy in a scheme as the three functions of one run.
+
+    Args:
+        policy: predicts dt.
+        gravity: weighs energies.
+        scheme: advances.
+        history_len: H of the windows.
+        max_steps: steps after which a run ends.
+        energy_threshold: what a step's own error is counted against.
+        watch: which events are looked for.
+
+    Returns:
+        A `Stepper`.
+    """
+
+    def begin(params: Params, system: System, start: Start) -> Run:
+        window = empty_window(system, history_len)
+        carry = scheme.init(_bind(params, window), system, compensated=True)
+        zero = torch.zeros_like(system.time)
+        count = torch.zeros_like(zero, dtype=torch.int64)
+        statistics = _no_statistics(system, watch)
+        return Run(system, window, carry, zero, count, count, count, start.energy, zero, statistics)
+
+    def _bind(params: Params, window: Window) -> StepFunction:
+        return bind(policy, params, window, scheme=scheme, gravity=gravity)
+
+    def taken(start: Start, run: Run, out: SchemeStep) -> Run:
+        """The run after a step, whatever came of it."""
+        after = out.system
+        potential = gravity.potential_energy(after)
+        energy = kinetic_energy(after) + potential - after.work
+        error = (energy - start.energy) / start.scale
+        over = (energy - run.energy).abs() / start.scale >= energy_threshold
+        return Run(
+            after,
+            push(run.window, run.system, out.dt),
+            out.carry,
+            out.dt,
+            run.status,
+            run.steps + 1,
+            run.output_steps,
+            energy,
+            error.abs(),
+            _add_up(run.statistics, start, after, out.dt, error, potential, over, watch, gravity.G, gravity.softening),
+        )
+
+    def advance(params: Params, h: Tensor, start: Start, run: Run, target: Tensor) -> Run:
+        out = scheme.step(_bind(params, run.window), run.system, run.carry, h)
+        moved = taken(start, run, out)
+        running = run.status == RUNNING
+        # A step function that knows no bound (bodies that hardly feel each other) may pass the target by infinity.
+        arrived = out.valid & ((out.system.time >= target) | (out.dt >= target - run.system.time))
+        status = torch.where(moved.steps >= max_steps, STEP_LIMIT, RUNNING)
+        floor = torch.finfo(out.dt.dtype).eps * run.system.time.abs()
+        status = torch.where(out.dt > torch.maximum(floor, start.min_dt), status, STALLED)
+        status = torch.where(moved.error.isfinite() & out.dt.isfinite(), status, NOT_FINITE)
+        status = torch.where(out.valid, status, NOT_POSITIVE)
+        status = torch.where(arrived, ARRIVED, status)
+        kept = (status == RUNNING) | (status == STEP_LIMIT)
+        new = select(running & kept, moved, run)
+        return new._replace(
+            status=torch.where(running, status, run.status), output_steps=run.output_steps + (running & arrived)
+        )
+
+    def land(params: Params, h: Tensor, start: Start, run: Run, target: Tensor) -> Run:
+        rule, duration = _bind(params, run.window), target - run.system.time
+        if scheme.equal_steps:
+            fixed = rule._replace(timescale=lambda system: duration / scheme.equal_steps)
+            out, spent = scheme.step(fixed, run.system, run.carry, torch.ones_like(duration)), 0
+        else:
+            size, slope = _solve(scheme, _bind(map_leaves(torch.detach, params), run.window), run, h, duration)
+            # One Newton step from the solution changes nothing but its derivatives.
+            trial = scheme.step(rule, run.system, run.carry, size)
+            out = scheme.step(rule, run.system, run.carry, size + (duration - trial.dt) / slope)
+            spent = _LANDING_ITERATIONS + 2
+        landed = taken(start, run, out)
+        time = landed.system.time
+        close = (time - target).abs() <= 1e-12 * torch.maximum(target.abs(), duration.abs())
+        system = landed.system._replace(time=torch.where(close, target, time))
+        status = torch.where(landed.error.isfinite() & close, FINISHED, NOT_FINITE)
+        return landed._replace(system=system, status=status, output_steps=run.output_steps + spent)
+
+    return Stepper(begin, advance, land)
+
+
+def _solve(scheme: Scheme, rule: StepFunction, run: Run, h: Tensor, duration: Tensor) -> tuple[Tensor, Tensor]:
+    """(the h whose step takes that time, d dt/dh there), by the secant method, without gradient."""
+    system, carry, duration = map_leaves(torch.detach, (run.system, run.carry, duration))
+
+    def time_of(size: Tensor) -> Tensor:
+        return scheme.step(rule, system, carry, size).dt
+
+    old, old_time = torch.zeros_like(h), torch.zeros_like(duration)
+    whole = time_of(h)
+    new, slope = h * duration / whole, whole / h
+    for _ in range(_LANDING_ITERATIONS):
+        time = time_of(new)
+        differs = new != old
+        slope = torch.where(differs, (time - old_time) / torch.where(differs, new - old, torch.ones_like(new)), slope)
+        old, old_time, new = new, time, new + (duration - time) / slope
+    return new, slope
+
+
+def _no_statistics(system: System, watch: Watch) -> Statistics:
+    zero, never = torch.zeros_like(system.time), torch.full_like(system.time, math.inf)
+    none = torch.zeros_like(zero, dtype=torch.int64)
+    closest = pair_distance(system.position, 0.0).amin() if watch.encounter_distance > 0 else never
+    return Statistics(none, zero, zero, zero, zero, zero, closest, never, never, none - 1)
+
+
+def _add_up(
+    so_far: Statistics,
+    start: Start,
+    after: System,
+    dt: Tensor,
+    error: Tensor,
+    potential: Tensor,
+    over_threshold: Tensor,
+    watch: Watch,
+    G: float,
+    softening: float,
+) -> Statistics:
+    size = error.abs()
+    new = so_far._replace(
+        over_threshold=so_far.over_threshold + over_threshold,
+        max_error=torch.maximum(so_far.max_error, size),
+        max_potential_error=torch.maximum(so_far.max_potential_error, size * start.scale / potential.abs()),
+        error_integral=so_far.error_integral + size * dt,
+        signed_integral=so_far.signed_integral + error * dt,
+        moment=so_far.moment + (after.time - start.time) * error * dt,
+    )
+    if watch.encounter_distance > 0:
+        distance = pair_distance(after.position, 0.0).amin()
+        first = so_far.encounter_time.isinf() & (distance < watch.encounter_distance)
+        new = new._replace(
+            closest_distance=torch.minimum(so_far.closest_distance, distance),
+            encounter_time=torch.where(first, after.time, so_far.encounter_time),
+        )
+    if watch.escape_distance < math.inf:
+        leaves = escaping(after, watch.escape_distance, G=G)
+        first = so_far.escape_time.isinf() & leaves.any()
+        new = new._replace(
+            escape_time=torch.where(first, after.time, so_far.escape_time),
+            escaper=torch.where(first, leaves.to(torch.int64).argmax(), so_far.escaper),
+        )
+    return new
+
+
+def escaping(system: System, distance: float, *, G: float) -> Tensor:
+    """Which bodies leave for good, as far as two-body motion tells: (N,) bool.
+
+    A body escapes that is farther than ``distance`` from the centre of mass of the others, moves away from it, and is
+    not bound to it: ½v² > GM/r, M the total mass.
+
+    Args:
+        system: one system.
+        distance: length.
+        G: gravitational constant.
+
+    Returns:
+        (N,) bool; False for a body that holds all of the mass.
+    """
+    total = system.mass.sum()
+    rest = (total - system.mass)[:, None]
+    others = rest > 0
+    share = torch.where(others, total / torch.where(others, rest, torch.ones_like(rest)), torch.zeros_like(rest))
+    weight = (system.mass / total)[:, None]
+    # xᵢ − (M X − mᵢ xᵢ)/(M − mᵢ) = (xᵢ − X) M/(M − mᵢ)
+    r, v = (share * (x - (weight * x).sum(0)) for x in (system.position, system.velocity))
+    radius, speed_squared = r.pow(2).sum(-1).sqrt(), v.pow(2).sum(-1)
+    return (radius > distance) & ((r * v).sum(-1) > 0) & (speed_squared * radius > 2 * G * total)
