@@ -57,12 +57,14 @@ if TYPE_CHECKING:
     from .loops.replay import sample_minibatch as sample_minibatch
     from .loops.simulate import SimulationInfo as SimulationInfo
     from .loops.simulate import simulate as simulate
-    from .physics.criteria import Criterion as Criterion
+    from .physics.body_criteria import aarseth as aarseth
+    from .physics.body_criteria import gadget as gadget
+    from .physics.body_criteria import prs23 as prs23
+    from .physics.body_criteria import prs23_moving as prs23_moving
+    from .physics.body_criteria import tidal as tidal
     from .physics.criteria import build_criterion as build_criterion
     from .physics.criteria import constant as constant
-    from .physics.criteria import fly_by as fly_by
-    from .physics.criteria import free_fall as free_fall
-    from .physics.criteria import p_norm as p_norm
+    from .physics.criterion import Criterion as Criterion
     from .physics.fields import Field as Field
     from .physics.fields import build_tidal_field as build_tidal_field
     from .physics.fields import straight_path as straight_path
@@ -74,9 +76,11 @@ if TYPE_CHECKING:
     from .physics.initial_conditions import gaussian_cluster as gaussian_cluster
     from .physics.initial_conditions import hierarchical_triple as hierarchical_triple
     from .physics.integrators import Integrator as Integrator
+    from .physics.integrators import build_hermite as build_hermite
     from .physics.integrators import build_integrator as build_integrator
     from .physics.integrators import build_leapfrog_dkd as build_leapfrog_dkd
     from .physics.integrators import build_leapfrog_kdk as build_leapfrog_kdk
+    from .physics.integrators import build_yoshida as build_yoshida
     from .physics.integrators import evolve as evolve
     from .physics.invariants import angular_momentum as angular_momentum
     from .physics.invariants import centre_of_mass as centre_of_mass
@@ -84,7 +88,26 @@ if TYPE_CHECKING:
     from .physics.known_orbits import known_orbit as known_orbit
     from .physics.orbits import orbital_period as orbital_period
     from .physics.orbits import two_body_orbit as two_body_orbit
+    from .physics.pair_criteria import fly_by as fly_by
+    from .physics.pair_criteria import free_fall as free_fall
+    from .physics.pair_criteria import huayno as huayno
+    from .physics.pair_criteria import hut_makino as hut_makino
+    from .physics.pair_criteria import p_norm as p_norm
     from .physics.plummer import plummer_sphere as plummer_sphere
+    from .physics.schemes import Scheme as Scheme
+    from .physics.schemes import SchemeStep as SchemeStep
+    from .physics.schemes import build_direct as build_direct
+    from .physics.schemes import build_hairer_soderlind as build_hairer_soderlind
+    from .physics.schemes import build_implicit_symmetric as build_implicit_symmetric
+    from .physics.schemes import build_scheme as build_scheme
+    from .physics.schemes import build_time_transformed_leapfrog as build_time_transformed_leapfrog
+    from .physics.schemes import compose as compose
+    from .physics.step_function import PositionForm as PositionForm
+    from .physics.step_function import StepFunction as StepFunction
+    from .physics.step_function import Traits as Traits
+    from .physics.time_transformations import from_omega as from_omega
+    from .physics.time_transformations import logarithmic as logarithmic
+    from .physics.time_transformations import pair_norm as pair_norm
     from .timestep.features import Features as Features
     from .timestep.features import Scales as Scales
     from .timestep.features import auto_scales as auto_scales
@@ -136,15 +159,38 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "loops.objective": ("Learner", "Objective", "build_learner", "build_objective", "evaluate_minibatch"),
     "loops.replay": ("ReplayInfo", "evaluate_trajectory", "generalize_on_trajectory", "sample_minibatch"),
     "loops.simulate": ("SimulationInfo", "simulate"),
-    "physics.criteria": ("Criterion", "build_criterion", "constant", "fly_by", "free_fall", "p_norm"),
+    "physics.body_criteria": ("aarseth", "gadget", "prs23", "prs23_moving", "tidal"),
+    "physics.criteria": ("build_criterion", "constant"),
+    "physics.criterion": ("Criterion",),
     "physics.fields": ("Field", "build_tidal_field", "straight_path"),
     "physics.gravity": ("Gravity", "build_gravity", "kinetic_energy"),
     "physics.initial_conditions": ("binaries", "free_fall_triple", "gaussian_cluster", "hierarchical_triple"),
-    "physics.integrators": ("Integrator", "build_integrator", "build_leapfrog_dkd", "build_leapfrog_kdk", "evolve"),
+    "physics.integrators": (
+        "Integrator",
+        "build_hermite",
+        "build_integrator",
+        "build_leapfrog_dkd",
+        "build_leapfrog_kdk",
+        "build_yoshida",
+        "evolve",
+    ),
     "physics.invariants": ("angular_momentum", "centre_of_mass", "linear_momentum"),
     "physics.known_orbits": ("known_orbit",),
     "physics.orbits": ("orbital_period", "two_body_orbit"),
+    "physics.pair_criteria": ("fly_by", "free_fall", "huayno", "hut_makino", "p_norm"),
     "physics.plummer": ("plummer_sphere",),
+    "physics.schemes": (
+        "Scheme",
+        "SchemeStep",
+        "build_direct",
+        "build_hairer_soderlind",
+        "build_implicit_symmetric",
+        "build_scheme",
+        "build_time_transformed_leapfrog",
+        "compose",
+    ),
+    "physics.step_function": ("PositionForm", "StepFunction", "Traits"),
+    "physics.time_transformations": ("from_omega", "logarithmic", "pair_norm"),
     "timestep.features": ("Features", "Scales", "auto_scales", "build_features", "manual_scales"),
     "timestep.policy": ("Policy", "build_criterion_policy", "build_mlp_policy", "build_residual_policy"),
     "timestep.step": ("attempt_single_step", "build_step"),

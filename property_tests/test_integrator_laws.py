@@ -7,11 +7,11 @@ from hypothesis import strategies as st
 from torch.func import jacfwd
 
 from aits_func.base.check import make_system
-from aits_func.physics.criteria import p_norm
 from aits_func.physics.fields import build_tidal_field, straight_path
 from aits_func.physics.gravity import build_gravity
 from aits_func.physics.integrators import INTEGRATORS, build_integrator, evolve
 from aits_func.physics.invariants import angular_momentum, centre_of_mass, linear_momentum
+from aits_func.physics.pair_criteria import p_norm
 from aits_func.testing import numbers, orbits, permutations, rotations, systems
 
 LEAPFROGS = pytest.mark.parametrize("name", ["leapfrog_kdk", "leapfrog_dkd"])

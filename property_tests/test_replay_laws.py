@@ -14,10 +14,10 @@ from aits_func.learning.transformations import chain, clip_by_global_norm
 from aits_func.loops.collect import init_train_state
 from aits_func.loops.objective import Learner, build_learner, count_samples, evaluate_minibatch
 from aits_func.loops.replay import evaluate_trajectory, generalize_on_trajectory, in_band, sample_minibatch
-from aits_func.physics.criteria import free_fall, p_norm
 from aits_func.physics.gravity import build_gravity
 from aits_func.physics.initial_conditions import binaries, gaussian_cluster
 from aits_func.physics.integrators import build_leapfrog_kdk
+from aits_func.physics.pair_criteria import free_fall, p_norm
 from aits_func.timestep.features import build_features
 from aits_func.timestep.policy import build_criterion_policy, build_residual_policy
 from aits_func.timestep.step import build_step

@@ -11,10 +11,10 @@ from aits_func.base import tree
 from aits_func.base.types import Sample, System
 from aits_func.learning.network import Layer
 from aits_func.loops.objective import build_objective
-from aits_func.physics.criteria import p_norm
 from aits_func.physics.gravity import build_gravity
 from aits_func.physics.initial_conditions import binaries, gaussian_cluster, hierarchical_triple
 from aits_func.physics.integrators import INTEGRATORS, build_integrator
+from aits_func.physics.pair_criteria import p_norm
 from aits_func.timestep.features import build_features
 from aits_func.timestep.policy import Policy, build_mlp_policy, build_residual_policy
 from aits_func.timestep.step import build_step

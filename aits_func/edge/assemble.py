@@ -12,7 +12,8 @@ from ..learning.optimizers import build_optimizer
 from ..learning.schedules import LearningRate, cosine_decay
 from ..learning.transformations import GradientTransformation
 from ..loops.objective import Learner, build_learner
-from ..physics.criteria import Criterion, build_criterion
+from ..physics.criteria import build_criterion
+from ..physics.criterion import Criterion
 from ..physics.fields import Field, build_tidal_field, straight_path
 from ..physics.gravity import Gravity, build_gravity
 from ..physics.integrators import Integrator, build_integrator

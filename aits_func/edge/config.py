@@ -119,7 +119,7 @@ SOURCE_PRESET: dict[str, Any] = {
 _CHOICES: dict[str, tuple[str, ...]] = {
     "preset": ("", "source"),
     "dtype": ("float64", "float32"),
-    "integrator": ("leapfrog_kdk", "leapfrog_dkd"),
+    "integrator": ("leapfrog_kdk", "leapfrog_dkd", "hermite", "yoshida4", "yoshida6", "yoshida8"),
     "energy_scale": ("total", "kinetic"),
     "features": ("invariant", "basic", "rich", "delta_mag"),
     "normalize_inputs": ("none", "auto", "manual"),

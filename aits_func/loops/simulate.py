@@ -7,7 +7,7 @@ time. So what a scheme carries (ρ, W, the force) is that of an undisturbed run.
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -237,7 +237,7 @@ class _Tape:
             self.frames = {number: frame for number, frame in self.frames.items() if number % self.every == 0}
 
     def stack(self, runs: Run) -> Recording:
-        """The frames in which a system was under way, those that had arrived at their end shown there; the last state."""
+        """The frames in which a system was under way, those that had arrived shown at their end; and the last."""
         end = _frame(runs)
         shown = [
             select((status == ARRIVED) & (number > self.leg), end, frame)
@@ -343,6 +343,6 @@ def _only(tree: System) -> System:
 
 def _only_info(info: SimulationInfo) -> SimulationInfo:
     """The report on a batch of one, without its leading axis."""
+    columns: dict[str, Any] = {k: v[0] for k, v in info._asdict().items() if isinstance(v, Tensor)}
     recording = Recording(*(leaf[:, 0] for leaf in info.recording))
-    rest = info._replace(recording=recording, outputs=tuple(_only(system) for system in info.outputs))
-    return rest._replace(**{k: v[0] for k, v in info._asdict().items() if isinstance(v, Tensor)})
+    return info._replace(recording=recording, outputs=tuple(_only(system) for system in info.outputs), **columns)

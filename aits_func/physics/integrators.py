@@ -134,7 +134,8 @@ def build_hermite(gravity: Gravity) -> Integrator:
             return _force(gravity, system._replace(position=position, time=time))
 
         unit = torch.ones_like(system.time)
-        (a, power), (jerk, rate) = jvp(force, (system.position, system.time), (system.velocity, unit))
+        here, along = (system.position, system.time), (system.velocity, unit)
+        (a, power), (jerk, rate) = jvp(force, here, along)  # type: ignore[misc]
         return a, jerk, power, rate
 
     def init(system: System, compensated: bool = False) -> HermiteCarry:

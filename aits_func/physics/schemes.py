@@ -25,7 +25,6 @@ from ..base.types import System
 from .gravity import Gravity
 from .integrators import (
     Integrator,
-    KickCarry,
     build_integrator,
     build_leapfrog_dkd,
     build_leapfrog_kdk,
@@ -136,7 +135,9 @@ def build_implicit_symmetric(integrator: Integrator, *, iterations: int = 3) -> 
 
     Source: Hut, Makino & McMillan 1995, Astrophysical Journal Letters 443, L93.
     """
-    require(iterations >= 2, f"build_implicit_symmetric: iterations must be >= 2 (1 is the direct scheme), got {iterations}")
+    require(
+        iterations >= 2, f"build_implicit_symmetric: iterations must be >= 2 (1 is the direct scheme), got {iterations}"
+    )
 
     def init(rule: StepFunction, system: System, compensated: bool = False) -> ImplicitCarry:
         return ImplicitCarry(integrator.init(system, compensated), rule.timescale(system))

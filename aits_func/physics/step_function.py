@@ -15,7 +15,7 @@ from ..base.types import Params, System
 
 
 class Traits(NamedTuple):
-    """What is promised of a step function: plain bools. Nothing is, unless its builder says so.
+    """What is promised of a step function: bools without shape. Nothing is, unless its builder says so.
 
     A reversible scheme needs all three: it refuses a step function that lacks one.
     """

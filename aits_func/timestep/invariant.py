@@ -86,7 +86,7 @@ def _pair_terms(gravity: Gravity, system: System, acceleration: Tensor) -> tuple
     derivatives, and are computed as if it had mass 1.
     """
     first, second = pair_indices(system.mass.shape[0], system.mass.device)
-    mass_1, mass_2 = system.mass.index_select(0, first), system.mass.index_select(0, second)
+    mass_1, mass_2 = system.mass[first], system.mass[second]
     r, v, a = pair_difference(torch.cat([system.position, system.velocity, acceleration], 1)).chunk(3, 1)
     distance = (r.pow(2).sum(-1) + gravity.softening**2).sqrt()
     pair_mass = mass_1 + mass_2

@@ -21,7 +21,7 @@ from ..base.rng import fold_in
 from ..base.tree import map_leaves
 from ..base.types import Params, System, Window
 from ..learning.network import build_mlp
-from ..physics.criteria import Criterion, bounded_exp
+from ..physics.criterion import Criterion, bounded_exp
 from ..physics.step_function import PositionForm, Traits
 from .features import Features
 

@@ -65,7 +65,7 @@ class Run(NamedTuple):
     dt: Tensor  # ()  time; the last step
     status: Tensor  # () int64
     steps: Tensor  # () int64; predicted steps
-    output_steps: Tensor  # () int64; steps spent on outputs: side steps, and those that passed a time and were forgotten
+    output_steps: Tensor  # () int64; side steps to outputs, and steps that passed one and were forgotten
     energy: Tensor  # ()  E, to weigh the next step by
     error: Tensor  # ()  |E − E₀| / scale
     statistics: Statistics

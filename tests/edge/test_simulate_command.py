@@ -13,8 +13,8 @@ from aits_func.edge.config import SimulateConfig, TrainConfig, build_config, con
 from aits_func.edge.initial_condition_files import save_system
 from aits_func.edge.simulation_run import LEARNED, load_sets
 from aits_func.loops.simulate import simulate
-from aits_func.timestep.run import STATUS_NAMES
 from aits_func.physics.known_orbits import known_orbit
+from aits_func.timestep.run import STATUS_NAMES
 
 numpy = pytest.importorskip("numpy")
 

@@ -19,10 +19,10 @@ from aits_func.loops.collect import (
     init_train_state,
 )
 from aits_func.loops.objective import Learner, build_learner
-from aits_func.physics.criteria import free_fall
 from aits_func.physics.gravity import build_gravity
 from aits_func.physics.initial_conditions import binaries, gaussian_cluster
 from aits_func.physics.integrators import build_leapfrog_kdk
+from aits_func.physics.pair_criteria import free_fall
 from aits_func.timestep.policy import build_criterion_policy
 from aits_func.timestep.step import build_step
 

@@ -13,10 +13,10 @@ from aits_func.loops.collect import RETRAIN_LIMIT, collect_trajectory, init_popu
 from aits_func.loops.epoch import EpochInfo, run_two_phase_training, train_epoch_two_phase
 from aits_func.loops.objective import build_learner
 from aits_func.loops.replay import generalize_on_trajectory
-from aits_func.physics.criteria import free_fall
 from aits_func.physics.gravity import build_gravity
 from aits_func.physics.initial_conditions import binaries, gaussian_cluster
 from aits_func.physics.integrators import build_leapfrog_kdk
+from aits_func.physics.pair_criteria import free_fall
 from aits_func.timestep.features import build_features
 from aits_func.timestep.policy import build_criterion_policy, build_residual_policy
 from aits_func.timestep.step import build_step

@@ -23,10 +23,10 @@ from aits_func.loops.objective import (
     evaluate_minibatch,
     pick,
 )
-from aits_func.physics.criteria import p_norm
 from aits_func.physics.gravity import build_gravity
 from aits_func.physics.initial_conditions import gaussian_cluster
 from aits_func.physics.integrators import build_leapfrog_kdk
+from aits_func.physics.pair_criteria import p_norm
 from aits_func.timestep.features import build_features
 from aits_func.timestep.policy import build_residual_policy
 from aits_func.timestep.step import build_step

@@ -11,11 +11,12 @@ from aits_func.base import tree
 from aits_func.base.check import make_system
 from aits_func.base.types import System
 from aits_func.loops.simulate import simulate
-from aits_func.physics.criteria import constant, free_fall
+from aits_func.physics.criteria import constant
 from aits_func.physics.fields import build_tidal_field, straight_path
 from aits_func.physics.gravity import build_gravity
 from aits_func.physics.initial_conditions import gaussian_cluster
 from aits_func.physics.integrators import build_leapfrog_dkd, build_leapfrog_kdk
+from aits_func.physics.pair_criteria import free_fall
 from aits_func.timestep.features import build_features
 from aits_func.timestep.policy import Policy, build_criterion_policy, build_mlp_policy
 from aits_func.timestep.run import FINISHED, NOT_FINITE, STALLED, STATUS_NAMES, STEP_LIMIT

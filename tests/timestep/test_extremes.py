@@ -9,10 +9,10 @@ from aits_func.base.tree import cast, leaves
 from aits_func.learning.optimizers import adam
 from aits_func.loops.collect import init_train_state
 from aits_func.loops.objective import build_learner, build_objective
-from aits_func.physics.criteria import free_fall, p_norm
 from aits_func.physics.gravity import build_gravity
 from aits_func.physics.initial_conditions import binaries, free_fall_triple
 from aits_func.physics.integrators import build_leapfrog_kdk
+from aits_func.physics.pair_criteria import free_fall, p_norm
 from aits_func.timestep.features import build_features
 from aits_func.timestep.policy import build_criterion_policy, build_residual_policy
 from aits_func.timestep.step import build_step

@@ -10,10 +10,11 @@ from torch.func import grad, vmap
 from aits_func.base import tree
 from aits_func.base.types import System
 from aits_func.learning.network import Layer
-from aits_func.physics.criteria import constant, fly_by, free_fall, p_norm
+from aits_func.physics.criteria import constant
 from aits_func.physics.gravity import build_gravity
 from aits_func.physics.initial_conditions import gaussian_cluster
 from aits_func.physics.integrators import build_leapfrog_kdk
+from aits_func.physics.pair_criteria import fly_by, free_fall, p_norm
 from aits_func.timestep.features import build_features
 from aits_func.timestep.policy import Policy, build_criterion_policy, build_mlp_policy, build_residual_policy
 from aits_func.timestep.step import build_step

@@ -10,11 +10,11 @@ from aits_func.base import tree
 from aits_func.base.check import make_system
 from aits_func.learning.losses import compute_single_step_loss
 from aits_func.learning.network import Layer
-from aits_func.physics.criteria import p_norm
 from aits_func.physics.fields import build_tidal_field, straight_path
 from aits_func.physics.gravity import build_gravity
 from aits_func.physics.initial_conditions import gaussian_cluster
 from aits_func.physics.integrators import build_leapfrog_dkd, build_leapfrog_kdk, evolve
+from aits_func.physics.pair_criteria import p_norm
 from aits_func.timestep.features import build_features
 from aits_func.timestep.policy import Policy, build_residual_policy
 from aits_func.timestep.step import attempt_single_step, build_step
