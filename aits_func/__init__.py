@@ -62,9 +62,12 @@ if TYPE_CHECKING:
     from .physics.body_criteria import prs23 as prs23
     from .physics.body_criteria import prs23_moving as prs23_moving
     from .physics.body_criteria import tidal as tidal
+    from .physics.compositions import compose as compose
     from .physics.criteria import build_criterion as build_criterion
     from .physics.criteria import constant as constant
     from .physics.criterion import Criterion as Criterion
+    from .physics.direct_schemes import build_direct as build_direct
+    from .physics.direct_schemes import build_implicit_symmetric as build_implicit_symmetric
     from .physics.fields import Field as Field
     from .physics.fields import build_tidal_field as build_tidal_field
     from .physics.fields import straight_path as straight_path
@@ -94,14 +97,11 @@ if TYPE_CHECKING:
     from .physics.pair_criteria import hut_makino as hut_makino
     from .physics.pair_criteria import p_norm as p_norm
     from .physics.plummer import plummer_sphere as plummer_sphere
-    from .physics.schemes import Scheme as Scheme
-    from .physics.schemes import SchemeStep as SchemeStep
-    from .physics.schemes import build_direct as build_direct
-    from .physics.schemes import build_hairer_soderlind as build_hairer_soderlind
-    from .physics.schemes import build_implicit_symmetric as build_implicit_symmetric
+    from .physics.reversible_schemes import build_hairer_soderlind as build_hairer_soderlind
+    from .physics.reversible_schemes import build_time_transformed_leapfrog as build_time_transformed_leapfrog
+    from .physics.scheme import Scheme as Scheme
+    from .physics.scheme import SchemeStep as SchemeStep
     from .physics.schemes import build_scheme as build_scheme
-    from .physics.schemes import build_time_transformed_leapfrog as build_time_transformed_leapfrog
-    from .physics.schemes import compose as compose
     from .physics.step_function import PositionForm as PositionForm
     from .physics.step_function import StepFunction as StepFunction
     from .physics.step_function import Traits as Traits
@@ -160,8 +160,10 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "loops.replay": ("ReplayInfo", "evaluate_trajectory", "generalize_on_trajectory", "sample_minibatch"),
     "loops.simulate": ("SimulationInfo", "simulate"),
     "physics.body_criteria": ("aarseth", "gadget", "prs23", "prs23_moving", "tidal"),
+    "physics.compositions": ("compose",),
     "physics.criteria": ("build_criterion", "constant"),
     "physics.criterion": ("Criterion",),
+    "physics.direct_schemes": ("build_direct", "build_implicit_symmetric"),
     "physics.fields": ("Field", "build_tidal_field", "straight_path"),
     "physics.gravity": ("Gravity", "build_gravity", "kinetic_energy"),
     "physics.initial_conditions": ("binaries", "free_fall_triple", "gaussian_cluster", "hierarchical_triple"),
@@ -179,16 +181,9 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "physics.orbits": ("orbital_period", "two_body_orbit"),
     "physics.pair_criteria": ("fly_by", "free_fall", "huayno", "hut_makino", "p_norm"),
     "physics.plummer": ("plummer_sphere",),
-    "physics.schemes": (
-        "Scheme",
-        "SchemeStep",
-        "build_direct",
-        "build_hairer_soderlind",
-        "build_implicit_symmetric",
-        "build_scheme",
-        "build_time_transformed_leapfrog",
-        "compose",
-    ),
+    "physics.reversible_schemes": ("build_hairer_soderlind", "build_time_transformed_leapfrog"),
+    "physics.scheme": ("Scheme", "SchemeStep"),
+    "physics.schemes": ("build_scheme",),
     "physics.step_function": ("PositionForm", "StepFunction", "Traits"),
     "physics.time_transformations": ("from_omega", "logarithmic", "pair_norm"),
     "timestep.features": ("Features", "Scales", "auto_scales", "build_features", "manual_scales"),

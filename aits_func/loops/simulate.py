@@ -19,7 +19,8 @@ from ..base.types import Params, System
 from ..physics.gravity import Gravity
 from ..physics.integrators import Integrator
 from ..physics.invariants import angular_momentum, linear_momentum
-from ..physics.schemes import Scheme, as_scheme, check_traits
+from ..physics.scheme import Scheme, check_traits
+from ..physics.schemes import as_scheme
 from ..timestep.policy import Policy, traits_of
 from ..timestep.run import (
     ARRIVED,

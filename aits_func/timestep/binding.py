@@ -5,7 +5,7 @@ from torch import Tensor
 
 from ..base.types import Params, System, Window
 from ..physics.gravity import Gravity
-from ..physics.schemes import Scheme
+from ..physics.scheme import Scheme
 from ..physics.step_function import PositionForm, StepFunction
 from .policy import Policy, position_form_of
 

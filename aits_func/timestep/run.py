@@ -13,7 +13,7 @@ from torch import Tensor
 from ..base.tree import map_leaves, select
 from ..base.types import Params, System, Window
 from ..physics.gravity import Gravity, kinetic_energy, pair_distance
-from ..physics.schemes import Scheme, SchemeStep
+from ..physics.scheme import Scheme, SchemeStep
 from ..physics.step_function import StepFunction
 from .binding import bind
 from .policy import Policy

@@ -13,7 +13,8 @@ from ..base.types import Params, Sample, StepInfo, System
 from ..learning.losses import check_energy_threshold
 from ..physics.gravity import Gravity
 from ..physics.integrators import Integrator
-from ..physics.schemes import Scheme, SchemeStep, as_scheme, check_traits
+from ..physics.scheme import Scheme, SchemeStep, check_traits
+from ..physics.schemes import as_scheme
 from ..physics.step_function import StepFunction
 from .binding import bind
 from .policy import Policy, traits_of
