@@ -42,10 +42,13 @@ if TYPE_CHECKING:
     from .loops.collect import collect_trajectory as collect_trajectory
     from .loops.collect import init_population as init_population
     from .loops.collect import init_train_state as init_train_state
-    from .loops.compare import match_cost as match_cost
+    from .loops.compare import Comparison as Comparison
+    from .loops.compare import compare as compare
+    from .loops.compare import summarise as summarise
     from .loops.epoch import EpochInfo as EpochInfo
     from .loops.epoch import run_two_phase_training as run_two_phase_training
     from .loops.epoch import train_epoch_two_phase as train_epoch_two_phase
+    from .loops.equal_cost import match_cost as match_cost
     from .loops.objective import Learner as Learner
     from .loops.objective import Objective as Objective
     from .loops.objective import build_learner as build_learner
@@ -55,6 +58,9 @@ if TYPE_CHECKING:
     from .loops.replay import evaluate_trajectory as evaluate_trajectory
     from .loops.replay import generalize_on_trajectory as generalize_on_trajectory
     from .loops.replay import sample_minibatch as sample_minibatch
+    from .loops.rules import Rule as Rule
+    from .loops.rules import RunStatistics as RunStatistics
+    from .loops.rules import run_rules as run_rules
     from .loops.simulate import SimulationInfo as SimulationInfo
     from .loops.simulate import simulate as simulate
     from .physics.body_criteria import aarseth as aarseth
@@ -154,10 +160,12 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "skip_nonfinite",
     ),
     "loops.collect": ("CollectInfo", "collect_trajectory", "init_population", "init_train_state"),
-    "loops.compare": ("match_cost",),
+    "loops.compare": ("Comparison", "compare", "summarise"),
     "loops.epoch": ("EpochInfo", "run_two_phase_training", "train_epoch_two_phase"),
+    "loops.equal_cost": ("match_cost",),
     "loops.objective": ("Learner", "Objective", "build_learner", "build_objective", "evaluate_minibatch"),
     "loops.replay": ("ReplayInfo", "evaluate_trajectory", "generalize_on_trajectory", "sample_minibatch"),
+    "loops.rules": ("Rule", "RunStatistics", "run_rules"),
     "loops.simulate": ("SimulationInfo", "simulate"),
     "physics.body_criteria": ("aarseth", "gadget", "prs23", "prs23_moving", "tidal"),
     "physics.compositions": ("compose",),

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from ..base.tree import cast, take
 from ..base.types import Params, System
-from ..loops.compare import match_cost
+from ..loops.equal_cost import match_cost
 from ..loops.simulate import SimulationInfo, simulate
 from ..physics.criteria import build_criterion
 from ..timestep.policy import Policy, build_criterion_policy

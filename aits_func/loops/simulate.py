@@ -14,43 +14,19 @@ from torch import Tensor
 from torch.func import vmap
 
 from ..base.check import require, require_choice
-from ..base.tree import Tree, map_leaves, select, take
+from ..base.tree import map_leaves
 from ..base.types import Params, System
 from ..physics.gravity import Gravity
 from ..physics.integrators import Integrator
-from ..physics.invariants import angular_momentum, linear_momentum
+from ..physics.invariants import angular_momentum, centre_of_mass, linear_momentum
 from ..physics.scheme import Scheme, check_traits
 from ..physics.schemes import as_scheme
 from ..timestep.policy import Policy, traits_of
-from ..timestep.run import (
-    ARRIVED,
-    FINISHED,
-    RUNNING,
-    STEP_LIMIT,
-    Run,
-    Start,
-    Stepper,
-    Watch,
-    build_stepper,
-)
+from ..timestep.run import ARRIVED, FINISHED, RUNNING, STEP_LIMIT, Run, Start, Watch
 from ..timestep.step import ENERGY_SCALES
+from .batch_run import Batch, Forgetful, build_batch, reach
 from .collect import check_energies
-
-_MAX_FRAMES = 16_384  # beyond it every other frame is dropped, so that a long run does not fill the memory
-_SYNC_EVERY = 16  # steps between two looks at who is done; finished systems are frozen meanwhile
-_SMALLEST_BATCH = 16  # a smaller batch is not faster
-
-
-class Recording(NamedTuple):
-    """States along the way: the first, every ``record_every``-th step, and the last; S of them.
-
-    Of a run of many thousand steps every other frame is dropped again and again, so that S stays bounded.
-    """
-
-    time: Tensor  # (S, B)        time
-    position: Tensor  # (S, B, N, D)  length
-    dt: Tensor  # (S, B)        time; the step that led to it, 0 for the first
-    energy_error: Tensor  # (S, B)        |E − E₀| over the energy scale
+from .tape import Recording, Tape
 
 
 class SimulationInfo(NamedTuple):
@@ -72,6 +48,7 @@ class SimulationInfo(NamedTuple):
     energy_drift: Tensor  # (B,) 1 / time; slope of a least-squares line through (E − E₀) / scale over time
     momentum_residual: Tensor  # (B,) |P − P₀|, mass · length / time
     angular_momentum_residual: Tensor  # (B,) |L − L₀|, mass · length² / time
+    return_error: Tensor  # (B,) max |x − x₀| / rms radius after the way back; infinite if failed, NaN if not asked for
     mean_dt: Tensor  # (B,) time
     closest_distance: Tensor  # (B,) length; smallest pair distance at a step's end; infinite if not watched
     encounter_time: Tensor  # (B,) time at which a pair first came closer than encounter_distance; infinite: never
@@ -101,14 +78,16 @@ def simulate(
     record_every: int = 0,
     encounter_distance: float = 0.0,
     escape_distance: float = math.inf,
+    return_error: bool = False,
+    compile: str = "off",
 ) -> tuple[System, SimulationInfo]:
     """Advance one system, or every system of a batch, to ``t_end`` or by a number of steps.
 
     Steps are taken as the scheme makes them, never rejected and never cut short: the state at ``t_end`` (and at every
     one of ``output_times``) comes from a side step of the h that lands there, from the last state before it. A
-    system that is done, or cannot go on, is frozen with a status, and leaves the batch when half of the
-    batch is done. Positions and time are summed with compensation. Differentiable in params, systems, t_end
-    and h by ``torch.func`` and by autograd; memory then grows with the number of steps (see `retrace`).
+    system that is done, or cannot go on, is frozen with a status, and leaves the batch with others. Positions and
+    time are summed with compensation. Differentiable in params, systems, t_end and h by ``torch.func`` and by
+    autograd; memory then grows with the number of steps (see `retrace`).
 
     Args:
         params: the policy's parameters.
@@ -129,6 +108,10 @@ def simulate(
         record_every: record every so many steps; 0 for the first and the last state only.
         encounter_distance: report when a pair first comes closer than this; 0 to look for none.
         escape_distance: report when an unbound body first leaves this distance behind; infinite to look for none.
+        return_error: whether to go back as well, with all velocities reversed and by as many steps. (A field that
+            depends on time goes on in time, and nothing returns.)
+        compile: "on", "auto" (where there is a compiler) or "off"; worth its seconds for long runs. What is
+            differentiated runs eagerly.
 
     Returns:
         (systems at the end, `SimulationInfo`); of one system, without the leading axis. Status per system: see
@@ -144,123 +127,63 @@ def simulate(
         systems = map_leaves(lambda leaf: leaf[None], systems)
     targets = _check_arguments(systems, t_end, steps, output_times, n_steps, max_steps, record_every, energy_scale)
     whole = as_scheme(scheme, n_steps=n_steps)
-    limit = max_steps if steps is None else steps
     require(min_dt >= 0, f"simulate: min_dt must be >= 0 (a time; 0 for none), got {min_dt}")
     size = torch.as_tensor(h, dtype=systems.time.dtype, device=systems.time.device)
     require(size.ndim == 0 and bool(size > 0), f"simulate: h must be one number > 0 (a factor on the step), got {h}")
     check_traits(whole, traits_of(policy), "simulate")
     check_energies(systems, gravity=gravity, energy_scale=energy_scale, where="simulate")
-    stepper = build_stepper(
+    watch = Watch(encounter_distance, escape_distance)
+    batch = build_batch(
         policy,
         gravity,
         whole,
         history_len=history_len,
-        max_steps=limit,
         energy_threshold=energy_threshold,
-        watch=Watch(encounter_distance, escape_distance),
+        watch=watch,
+        compile=compile,
     )
-    start = _start(systems, gravity, energy_scale, min_dt)
-    loop = _Loop(params, size, start, stepper, limit)
-    runs = vmap(stepper.begin, in_dims=(None, 0, 0))(params, systems, start)
-    tape = _Tape(record_every, runs)
+    start = _start(systems, gravity, energy_scale, min_dt, max_steps if steps is None else steps)
+    runs = batch.begin(params, systems, start)
+    tape = Tape(record_every, runs)
     outputs = []
     for target in targets[:-1]:
-        runs, landed = loop.reach(runs, target, tape)
+        tape.begin()
+        runs, landed = reach(batch, params, size, start, runs, target, tape)
         outputs.append(landed.system)
         runs = runs._replace(
             status=torch.where(runs.status == ARRIVED, torch.zeros_like(runs.status), runs.status),
             output_steps=torch.where(runs.status == ARRIVED, landed.output_steps + 1, runs.output_steps),
         )
-    _, runs = loop.reach(runs, targets[-1], tape)
+    tape.begin()
+    last, runs = reach(batch, params, size, start, runs, targets[-1], tape)
     if steps is not None:  # for a given number of steps the limit is the end
         runs = runs._replace(status=torch.where(runs.status == STEP_LIMIT, FINISHED, runs.status))
-    info = _report(systems, runs, whole, tape.stack(runs), tuple(outputs))
+    back = _return_errors(batch, params, size, start, systems, last, runs) if return_error else None
+    info = _report(systems, runs, whole, tape.stack(runs), tuple(outputs), back)
     return (_only(runs.system), _only_info(info)) if single else (runs.system, info)
 
 
-class _Loop(NamedTuple):
-    """Everything that stays the same while systems are advanced."""
-
-    params: Params
-    h: Tensor
-    start: Start
-    stepper: Stepper
-    max_steps: int
-
-    def reach(self, runs: Run, target: Tensor, tape: "_Tape") -> tuple[Run, Run]:
-        """(the runs before the step that would pass the target, the runs there), all of them."""
-        advance, land = (vmap(f, in_dims=(None, None, 0, 0, 0)) for f in (self.stepper.advance, self.stepper.land))
-        rows = torch.arange(len(target), device=target.device)
-        active, start, end, count = runs, self.start, target, 0
-        tape.begin()
-        while True:
-            active = advance(self.params, self.h, start, active, end)
-            count += 1
-            tape.record(active, rows)
-            if count % _SYNC_EVERY and count < self.max_steps:
-                continue
-            running = active.status == RUNNING
-            left = int(running.sum())  # the one host sync of the loop
-            if left == 0:
-                break
-            if left <= len(running) // 2 and len(running) > _SMALLEST_BATCH:
-                runs = _scatter(runs, rows, active)
-                rows = rows[running]
-                active, start, end = take((runs, self.start, target), rows)
-        runs = _scatter(runs, rows, active)
-        arrived = runs.status == ARRIVED
-        if not bool(arrived.any()):
-            return runs, runs
-        return runs, select(arrived, land(self.params, self.h, self.start, runs, target), runs)
+def _return_errors(
+    batch: Batch, params: Params, h: Tensor, start: Start, systems: System, last: Run, runs: Run
+) -> Tensor:
+    """(B,): the way back, from the last state before the end, by as many steps as led there."""
+    count = last.steps
+    back = batch.turn(params, last)
+    back = back._replace(status=torch.where((runs.status == FINISHED) & (count > 0), RUNNING, FINISHED))
+    forever = torch.full_like(start.time, math.inf)
+    _, back = reach(batch, params, h, start._replace(max_steps=count), back, forever, Forgetful())
+    centre = vmap(centre_of_mass)(systems)[0]
+    radius = (systems.position - centre[:, None]).pow(2).sum(-1).mean(-1).sqrt()
+    missed = (back.system.position - systems.position).norm(dim=-1).amax(-1) / radius
+    returned = (runs.status == FINISHED) & ((back.status == STEP_LIMIT) | (count == 0))
+    return torch.where(returned, missed, torch.full_like(missed, math.inf))
 
 
-class _Tape:
-    """The frames of a recording on their way."""
-
-    def __init__(self, record_every: int, runs: Run) -> None:
-        self.every, self.count, self.leg = record_every, 0, 0
-        self.now = (_frame(runs), runs.status)
-        self.frames = {0: self.now}
-
-    def begin(self) -> None:
-        """A new leg begins: towards the next output time, or the end."""
-        self.leg = self.count
-        self.now = (self.now[0], torch.zeros_like(self.now[1]))
-
-    def record(self, active: Run, rows: Tensor) -> None:
-        """Take down the state of the systems that are still in the batch, if it is time to."""
-        self.count += 1
-        if not self.every or self.count % self.every:
-            return
-        self.now = self.frames[self.count] = _scatter(self.now, rows, (_frame(active), active.status))
-        if len(self.frames) > _MAX_FRAMES:
-            self.every *= 2
-            self.frames = {number: frame for number, frame in self.frames.items() if number % self.every == 0}
-
-    def stack(self, runs: Run) -> Recording:
-        """The frames in which a system was under way, those that had arrived shown at their end; and the last."""
-        end = _frame(runs)
-        shown = [
-            select((status == ARRIVED) & (number > self.leg), end, frame)
-            for number, (frame, status) in self.frames.items()
-            if number == 0 or bool((status == RUNNING).any())
-        ]
-        return Recording(*(torch.stack(column) for column in zip(*shown, end, strict=True)))
-
-
-def _scatter(full: Tree, rows: Tensor, part: Tree) -> Tree:
-    """The full batch with the given rows replaced."""
-    return map_leaves(lambda old, new: old.index_copy(0, rows, new), full, part)
-
-
-def _frame(runs: Run) -> Recording:
-    return Recording(runs.system.time, runs.system.position, runs.dt, runs.error)
-
-
-def _start(systems: System, gravity: Gravity, energy_scale: str, min_dt: float) -> Start:
+def _start(systems: System, gravity: Gravity, energy_scale: str, min_dt: float, max_steps: int) -> Start:
     energy = vmap(gravity.energy)(systems)
     scale = energy.abs() if energy_scale == "total" else vmap(gravity.energy_size)(systems)
-    return Start(energy, scale, systems.time, torch.full_like(systems.time, min_dt))
+    floor, limit = torch.full_like(systems.time, min_dt), torch.full_like(systems.time, max_steps, dtype=torch.int64)
+    return Start(energy, scale, systems.time, floor, limit)
 
 
 def _check_arguments(
@@ -307,7 +230,12 @@ def _check_arguments(
 
 
 def _report(
-    start: System, runs: Run, scheme: Scheme, recording: Recording, outputs: tuple[System, ...]
+    start: System,
+    runs: Run,
+    scheme: Scheme,
+    recording: Recording,
+    outputs: tuple[System, ...],
+    return_error: Tensor | None,
 ) -> SimulationInfo:
     end, stats = runs.system, runs.statistics
     elapsed = end.time - start.time
@@ -328,6 +256,7 @@ def _report(
         energy_drift=(stats.moment - stats.signed_integral * elapsed / 2) * 12 / span**3,
         momentum_residual=momentum.norm(dim=-1),
         angular_momentum_residual=spin.reshape(len(spin), -1).norm(dim=-1),
+        return_error=torch.full_like(runs.error, math.nan) if return_error is None else return_error,
         mean_dt=elapsed / runs.steps.clamp(min=1),
         closest_distance=stats.closest_distance,
         encounter_time=stats.encounter_time,

@@ -15,6 +15,7 @@ from ..base.check import require, require_choice
 from ..base.types import Params, System
 from .criterion import Criterion, bounded_exp, log_parameter, no_constants, rate_p_norm, time_of
 from .gravity import Gravity, pair_distance, pair_indices
+from .invariants import centre_of_mass
 from .pair_criteria import free_fall_rate_squared, pair_mass
 from .step_function import REVERSIBLE, PositionForm
 
@@ -28,7 +29,8 @@ def pair_norm(
 ) -> Criterion:
     """dt = η U/Ω(x) with Ω(x) = (Σ_ij (w_ij/r_ij)^p)^{1/p}, r softened, and w = mᵢmⱼ or (mᵢ + mⱼ)^{1/2}.
 
-    In natural units U = Ω_* t_* is what the energy E, the masses and nothing else make of it:
+    In natural units U = Ω_* t_* is what the energy E (that of a centre of mass at rest), the masses and nothing else
+    make of it:
 
         R = G Σ_{i<j} mᵢmⱼ / 2|E|,   t_* = (R³ / G Σmᵢ)^{1/2},   Ω_* = (Σ_ij w_ij^p)^{1/p} / R
 
@@ -148,9 +150,11 @@ def _pair_norm(gravity: Gravity, eta: float, p: float, weights: str, unit: str, 
 
 def _natural_unit(gravity: Gravity, system: System, weight: Tensor, omega: Tensor) -> Tensor:
     """U (), in units of Ω times a time, from the norm of the weights () and the present Ω ()."""
-    depth = 2 * gravity.energy(system).abs()
+    # A boost makes nothing deeper. The places stay as they are: an external field knows them.
+    resting = system._replace(velocity=system.velocity - centre_of_mass(system)[1])
+    depth = 2 * gravity.energy(resting).abs()
     binding = gravity.G * _mass_product(system).sum()
-    bound = (depth >= UNBOUND * gravity.energy_size(system)) & (binding > 0)
+    bound = (depth >= UNBOUND * gravity.energy_size(resting)) & (binding > 0)
     # masked before and after: the R of the other branch may be 0/0
     R = torch.where(bound, binding, torch.ones_like(depth)) / torch.where(bound, depth, torch.ones_like(depth))
     natural = weight * (R / (gravity.G * system.mass.sum())).sqrt()  # ‖w‖/R · (R³/G Σm)^½

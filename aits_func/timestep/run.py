@@ -13,7 +13,7 @@ from torch import Tensor
 from ..base.tree import map_leaves, select
 from ..base.types import Params, System, Window
 from ..physics.gravity import Gravity, kinetic_energy, pair_distance
-from ..physics.scheme import Scheme, SchemeStep
+from ..physics.scheme import Scheme, SchemeStep, all_valid, join, reverse_velocities
 from ..physics.step_function import StepFunction
 from .binding import bind
 from .policy import Policy
@@ -33,12 +33,13 @@ _LANDING_ITERATIONS = 6  # of the secant method: six steps leave rounding alone,
 
 
 class Start(NamedTuple):
-    """What a system is measured against."""
+    """What a system is measured against, and where it has to stop."""
 
     energy: Tensor  # ()  E₀
     scale: Tensor  # ()  |E₀|, or K₀ + |W₀|
     time: Tensor  # ()  time
     min_dt: Tensor  # ()  time; the floor of a step
+    max_steps: Tensor  # ()  int64; steps after which the run ends
 
 
 class Statistics(NamedTuple):
@@ -86,7 +87,10 @@ class Stepper(NamedTuple):
 
     begin: Callable[..., Run]  # (params, system, start) -> Run
     advance: Callable[..., Run]  # (params, h, start, run, target) -> Run; does nothing unless it is running
+    stage: Callable[..., SchemeStep]  # (params, c · h, run, SchemeStep so far) -> SchemeStep: what advance is made of,
+    conclude: Callable[..., Run]  # (start, run, SchemeStep, target) -> Run: and what it ends with
     land: Callable[..., Run]  # (params, h, start, run, target) -> Run at time ``target``
+    turn: Callable[..., Run]  # (params, run) -> Run; on its way back, its velocities reversed, all else as at a start
 
 
 def build_stepper(
@@ -95,7 +99,6 @@ def build_stepper(
     scheme: Scheme,
     *,
     history_len: int,
-    max_steps: int,
     energy_threshold: float,
     watch: Watch,
 ) -> Stepper:
@@ -106,7 +109,6 @@ def build_stepper(
         gravity: weighs energies.
         scheme: advances.
         history_len: H of the windows.
-        max_steps: steps after which a run ends.
         energy_threshold: what a step's own error is counted against.
         watch: which events are looked for.
 
@@ -117,10 +119,17 @@ def build_stepper(
     def begin(params: Params, system: System, start: Start) -> Run:
         window = empty_window(system, history_len)
         carry = scheme.init(_bind(params, window), system, compensated=True)
+        return fresh(system, window, carry, start.energy)
+
+    def fresh(system: System, window: Window, carry: Any, energy: Tensor) -> Run:
         zero = torch.zeros_like(system.time)
         count = torch.zeros_like(zero, dtype=torch.int64)
-        statistics = _no_statistics(system, watch)
-        return Run(system, window, carry, zero, count, count, count, start.energy, zero, statistics)
+        return Run(system, window, carry, zero, count, count, count, energy, zero, _no_statistics(system, watch))
+
+    def turn(params: Params, run: Run) -> Run:
+        back, window = reverse_velocities(run.system), empty_window(run.system, history_len)
+        carry = scheme.turn(_bind(params, window), back, run.carry, compensated=True)
+        return fresh(back, window, carry, run.energy)
 
     def _bind(params: Params, window: Window) -> StepFunction:
         return bind(policy, params, window, scheme=scheme, gravity=gravity)
@@ -145,14 +154,22 @@ def build_stepper(
             _add_up(run.statistics, start, after, out.dt, error, potential, over, watch, gravity.G, gravity.softening),
         )
 
+    def stage(params: Params, size: Tensor, run: Run, out: SchemeStep) -> SchemeStep:
+        return join(out, scheme.stage(_bind(params, run.window), out.system, out.carry, size))
+
     def advance(params: Params, h: Tensor, start: Start, run: Run, target: Tensor) -> Run:
-        out = scheme.step(_bind(params, run.window), run.system, run.carry, h)
+        return conclude(start, run, scheme.step(_bind(params, run.window), run.system, run.carry, h), target)
+
+    def conclude(start: Start, run: Run, out: SchemeStep, target: Tensor) -> Run:
         moved = taken(start, run, out)
         running = run.status == RUNNING
         # A step function that knows no bound (bodies that hardly feel each other) may pass the target by infinity.
         arrived = out.valid & ((out.system.time >= target) | (out.dt >= target - run.system.time))
-        status = torch.where(moved.steps >= max_steps, STEP_LIMIT, RUNNING)
-        floor = torch.finfo(out.dt.dtype).eps * run.system.time.abs()
+        status = torch.where(moved.steps >= start.max_steps, STEP_LIMIT, RUNNING)
+        # Too short to change the time, or to get anywhere in as many steps as there are numbers.
+        ahead = (target - run.system.time).abs()
+        longest = torch.maximum(run.system.time.abs(), torch.where(ahead.isfinite(), ahead, torch.zeros_like(ahead)))
+        floor = torch.finfo(out.dt.dtype).eps * longest
         status = torch.where(out.dt > torch.maximum(floor, start.min_dt), status, STALLED)
         status = torch.where(moved.error.isfinite() & out.dt.isfinite(), status, NOT_FINITE)
         status = torch.where(out.valid, status, NOT_POSITIVE)
@@ -177,11 +194,18 @@ def build_stepper(
         landed = taken(start, run, out)
         time = landed.system.time
         close = (time - target).abs() <= 1e-12 * torch.maximum(target.abs(), duration.abs())
-        system = landed.system._replace(time=torch.where(close, target, time))
-        status = torch.where(landed.error.isfinite() & close, FINISHED, NOT_FINITE)
-        return landed._replace(system=system, status=status, output_steps=run.output_steps + spent)
+        good = landed.error.isfinite() & close
+        exact = landed._replace(system=landed.system._replace(time=target), status=torch.full_like(run.status, FINISHED))
+        lost = run._replace(status=torch.full_like(run.status, NOT_FINITE))
+        return select(good, exact, lost)._replace(output_steps=run.output_steps + spent)
 
-    return Stepper(begin, advance, land)
+    return Stepper(begin, advance, stage, conclude, land, turn)
+
+
+def no_step(run: Run) -> SchemeStep:
+    """What the stages of a step begin with."""
+    zero = torch.zeros_like(run.dt)
+    return SchemeStep(run.system, run.carry, zero, all_valid(zero))
 
 
 def _solve(scheme: Scheme, rule: StepFunction, run: Run, h: Tensor, duration: Tensor) -> tuple[Tensor, Tensor]:
@@ -196,8 +220,10 @@ def _solve(scheme: Scheme, rule: StepFunction, run: Run, h: Tensor, duration: Te
     new, slope = h * duration / whole, whole / h
     for _ in range(_LANDING_ITERATIONS):
         time = time_of(new)
-        differs = new != old
-        slope = torch.where(differs, (time - old_time) / torch.where(differs, new - old, torch.ones_like(new)), slope)
+        # A secant between two points closer than this would be made of rounding.
+        apart = (new - old).abs() > torch.finfo(new.dtype).eps ** 0.5 * new.abs()
+        secant = (time - old_time) / torch.where(apart, new - old, torch.ones_like(new))
+        slope = torch.where(apart & (secant > 0), secant, slope)
         old, old_time, new = new, time, new + (duration - time) / slope
     return new, slope
 

@@ -1,0 +1,171 @@
+"""A batch of runs on their way: every system steps by itself, is frozen when it is done, and leaves the batch."""
+
+import math
+from collections.abc import Callable
+from functools import lru_cache
+from typing import NamedTuple, Protocol
+
+import torch
+from torch import Tensor
+from torch.func import vmap
+
+from ..base.engine import build_engine
+from ..base.tree import Tree, map_leaves, select, take
+from ..base.types import Params
+from ..physics.gravity import Gravity
+from ..physics.scheme import Scheme
+from ..timestep.policy import Policy
+from ..timestep.run import ARRIVED, RUNNING, Run, Start, Watch, build_stepper, no_step
+
+_SYNC_EVERY = 16  # steps between two looks at who is done; finished systems are frozen meanwhile
+_SMALLEST_BATCH = 16  # a smaller batch is not faster
+_SHRINK = 2  # a batch is made smaller when only one in so many of its systems is under way,
+_SHRINK_COMPILED = 8  # and seldom, where every new size has to be compiled for
+
+
+class Batch(NamedTuple):
+    """The functions of `Stepper`, mapped over B systems.
+
+    Shapes: as those of one, with a leading axis B; parameters and h are shared by all.
+    """
+
+    begin: Callable[..., Run]
+    advance: Callable[..., Run]
+    land: Callable[..., Run]
+    turn: Callable[..., Run]
+    shrink: int  # when to make the batch smaller, see `_SHRINK`
+
+
+class Recorder(Protocol):
+    """Looks at the runs after every step."""
+
+    def record(self, active: Run, rows: Tensor) -> None:
+        """The runs that are still in the batch, and which rows of it they are."""
+
+
+class Forgetful:
+    """A `Recorder` that keeps nothing."""
+
+    def record(self, active: Run, rows: Tensor) -> None:
+        """Nothing is taken down."""
+
+
+def build_batch(
+    policy: Policy,
+    gravity: Gravity,
+    scheme: Scheme,
+    *,
+    history_len: int,
+    energy_threshold: float,
+    watch: Watch,
+    compile: str,
+) -> Batch:
+    """A policy in a scheme as functions of a batch, compiled if asked for.
+
+    Compiled functions are kept for the next batch of the same policy, gravity and scheme.
+
+    Args:
+        policy: predicts dt.
+        gravity: weighs energies.
+        scheme: advances.
+        history_len: H of the windows.
+        energy_threshold: what a step's own error is counted against.
+        watch: which events are looked for.
+        compile: "auto", "on" or "off", see `build_engine`.
+
+    Returns:
+        A `Batch`.
+
+    Raises:
+        ValueError: if compile is another word.
+    """
+    make: Callable[..., Batch] = _build if compile == "off" else _build_once
+    return make(policy, gravity, scheme, history_len, energy_threshold, watch, compile)
+
+
+def _build(
+    policy: Policy,
+    gravity: Gravity,
+    scheme: Scheme,
+    history_len: int,
+    energy_threshold: float,
+    watch: Watch,
+    compile: str,
+) -> Batch:
+    stepper = build_stepper(
+        policy, gravity, scheme, history_len=history_len, energy_threshold=energy_threshold, watch=watch
+    )
+    begin = vmap(stepper.begin, in_dims=(None, 0, 0))
+    land = vmap(stepper.land, in_dims=(None, None, 0, 0, 0))
+    turn = vmap(stepper.turn, in_dims=(None, 0))
+    whole = build_engine(vmap(stepper.advance, in_dims=(None, None, 0, 0, 0)), mode=compile)
+    if compile == "off" or len(scheme.stages) == 1:
+        return Batch(begin, whole, land, turn, _SHRINK if compile == "off" else _SHRINK_COMPILED)
+    # Seventeen stages in one graph would be compiled for minutes.
+    stage = build_engine(vmap(stepper.stage, in_dims=(None, None, 0, 0)), mode=compile)
+    conclude = build_engine(vmap(stepper.conclude), mode=compile)
+
+    def advance(params: Params, h: Tensor, start: Start, runs: Run, target: Tensor) -> Run:
+        out = vmap(no_step)(runs)
+        for coefficient in scheme.stages:
+            out = stage(params, coefficient * h, runs, out)
+        return conclude(start, runs, out, target)
+
+    return Batch(begin, advance, land, turn, _SHRINK_COMPILED)
+
+
+_build_once = lru_cache(maxsize=64)(_build)
+
+
+def reach(
+    batch: Batch, params: Params, h: Tensor, start: Start, runs: Run, target: Tensor, recorder: Recorder
+) -> tuple[Run, Run]:
+    """(the runs before the step that would pass the target, the runs there), all of them.
+
+    Args:
+        batch: the functions.
+        params: the policy's parameters.
+        h: (), the factor on the step.
+        start: what the systems are measured against, leaves (B, ...).
+        runs: where they are, leaves (B, ...).
+        target: (B,) time; infinite: until the step limit.
+        recorder: looks on.
+
+    Returns:
+        Two `Run`, leaves (B, ...).
+    """
+    rows = torch.arange(len(target), device=target.device)
+    limit = int(start.max_steps.max())
+    active, its_start, its_target, count = runs, start, target, 0
+    while True:
+        active = batch.advance(params, h, its_start, active, its_target)
+        count += 1
+        recorder.record(active, rows)
+        if count % _SYNC_EVERY and count < limit:
+            continue
+        running = active.status == RUNNING
+        left = int(running.sum())  # the one host sync of the loop
+        if left == 0:
+            break
+        size = max(_SMALLEST_BATCH, _size_above(left, batch.shrink))
+        if left * batch.shrink <= len(rows) and size < len(rows):
+            runs = scatter(runs, rows, active)
+            # Those that run, and to fill the size up some that are frozen.
+            keep = running.to(torch.int8).argsort(descending=True, stable=True)[:size].sort().values
+            rows = rows[keep]
+            active, its_start, its_target = take((runs, start, target), rows)
+    runs = scatter(runs, rows, active)
+    arrived = runs.status == ARRIVED
+    if not bool(arrived.any()):
+        return runs, runs
+    return runs, select(arrived, batch.land(params, h, start, runs, target), runs)
+
+
+def _size_above(left: int, base: int) -> int:
+    """``left`` where sizes are free (base 2), and else the next power of the base, so that there are few sizes."""
+    return left if base == _SHRINK else base ** math.ceil(math.log(left) / math.log(base) - 1e-9)
+
+
+def scatter(full: Tree, rows: Tensor, part: Tree) -> Tree:
+    """The full batch with the given rows replaced."""
+    return map_leaves(lambda old, new: old.index_copy(0, rows, new), full, part)
