@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from .base.check import check_system as check_system
     from .base.check import make_system as make_system
+    from .base.engine import build_engine as build_engine
     from .base.types import Population as Population
     from .base.types import Sample as Sample
     from .base.types import StepInfo as StepInfo
@@ -54,10 +55,13 @@ if TYPE_CHECKING:
     from .loops.objective import build_learner as build_learner
     from .loops.objective import build_objective as build_objective
     from .loops.objective import evaluate_minibatch as evaluate_minibatch
+    from .loops.policy_rule import build_policy_rule as build_policy_rule
     from .loops.replay import ReplayInfo as ReplayInfo
     from .loops.replay import evaluate_trajectory as evaluate_trajectory
     from .loops.replay import generalize_on_trajectory as generalize_on_trajectory
     from .loops.replay import sample_minibatch as sample_minibatch
+    from .loops.retrace import RetraceInfo as RetraceInfo
+    from .loops.retrace import retrace as retrace
     from .loops.rules import Rule as Rule
     from .loops.rules import RunStatistics as RunStatistics
     from .loops.rules import run_rules as run_rules
@@ -125,6 +129,7 @@ if TYPE_CHECKING:
     from .timestep.policy import build_residual_policy as build_residual_policy
     from .timestep.step import attempt_single_step as attempt_single_step
     from .timestep.step import build_step as build_step
+    from .timestep.transformation_policy import build_transformation_policy as build_transformation_policy
     from .timestep.window import empty_window as empty_window
     from .timestep.window import first_sample as first_sample
     from .timestep.window import push as push
@@ -134,6 +139,7 @@ __version__ = "0.1.0"
 # Where each public name lives; a test holds it equal to the imports above, which type checkers read.
 _HOMES: dict[str, tuple[str, ...]] = {
     "base.check": ("check_system", "make_system"),
+    "base.engine": ("build_engine",),
     "base.types": ("Population", "Sample", "StepInfo", "System", "TrainState", "Window"),
     "learning.losses": (
         "aggregate_minibatch_loss",
@@ -164,7 +170,9 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "loops.epoch": ("EpochInfo", "run_two_phase_training", "train_epoch_two_phase"),
     "loops.equal_cost": ("match_cost",),
     "loops.objective": ("Learner", "Objective", "build_learner", "build_objective", "evaluate_minibatch"),
+    "loops.policy_rule": ("build_policy_rule",),
     "loops.replay": ("ReplayInfo", "evaluate_trajectory", "generalize_on_trajectory", "sample_minibatch"),
+    "loops.retrace": ("RetraceInfo", "retrace"),
     "loops.rules": ("Rule", "RunStatistics", "run_rules"),
     "loops.simulate": ("SimulationInfo", "simulate"),
     "physics.body_criteria": ("aarseth", "gadget", "prs23", "prs23_moving", "tidal"),
@@ -197,6 +205,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "timestep.features": ("Features", "Scales", "auto_scales", "build_features", "manual_scales"),
     "timestep.policy": ("Policy", "build_criterion_policy", "build_mlp_policy", "build_residual_policy"),
     "timestep.step": ("attempt_single_step", "build_step"),
+    "timestep.transformation_policy": ("build_transformation_policy",),
     "timestep.window": ("empty_window", "first_sample", "push"),
 }
 _HOME = {name: module for module, names in _HOMES.items() for name in names}

@@ -10,12 +10,14 @@ import importlib
 import shutil
 import time
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import optree
 import torch
 from torch import Tensor
+from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from .check import require_choice
@@ -111,6 +113,22 @@ def build_engine(function: Callable[..., Any], *, mode: str = "auto") -> Engine:
 def is_tracked(leaf: Tensor) -> bool:
     """Whether somebody differentiates or maps over this tensor."""
     return (leaf.requires_grad and torch.is_grad_enabled()) or torch._C._functorch.is_functorch_wrapped_tensor(leaf)
+
+
+@contextmanager
+def outside_transforms() -> Iterator[Callable[[Tensor], Tensor]]:
+    """Compute as if no transform of `torch.func` were under way: for a backward pass that is differentiated no further.
+
+    Yields a function that gives a tensor as it is there.
+    """
+
+    def plain(leaf: Tensor) -> Tensor:
+        while torch._C._functorch.is_functorch_wrapped_tensor(leaf):
+            leaf = torch._C._functorch.get_unwrapped(leaf)
+        return leaf.detach()
+
+    with torch.no_grad(), temporarily_clear_interpreter_stack():
+        yield plain
 
 
 def missing_compiler(device: torch.device) -> str:

@@ -17,17 +17,19 @@ from ..physics.criterion import Criterion
 from ..physics.fields import Field, build_tidal_field, straight_path
 from ..physics.gravity import Gravity, build_gravity
 from ..physics.integrators import Integrator, build_integrator
+from ..physics.scheme import Scheme
+from ..physics.schemes import build_scheme
 from ..timestep.features import Features, Scales, auto_scales, build_features, manual_scales
 from ..timestep.policy import Policy, build_criterion_policy, build_mlp_policy, build_residual_policy
 from ..timestep.step import build_step
+from ..timestep.transformation_policy import build_transformation_policy
 from .config import InputError, PhysicsConfig, TrainConfig, nearest
 
 
 class Physics(NamedTuple):
-    """Gravity, its integrator, and where and in what numbers they are computed."""
+    """Gravity, and where and in what numbers it is computed."""
 
     gravity: Gravity
-    integrator: Integrator
     dtype: torch.dtype
     device: torch.device
 
@@ -43,7 +45,7 @@ class Training(NamedTuple):
 
 
 def build_physics(config: PhysicsConfig, where: str) -> Physics:
-    """Gravity, integrator, dtype and device of a configuration; sets torch's number of threads.
+    """Gravity, dtype and device of a configuration; sets torch's number of threads.
 
     Raises:
         InputError: if the device is not there or the field is malformed.
@@ -51,8 +53,7 @@ def build_physics(config: PhysicsConfig, where: str) -> Physics:
     if config.threads:
         torch.set_num_threads(config.threads)
     gravity = build_gravity(G=config.G, softening=config.softening, field=_build_field(config, where))
-    integrator = build_integrator(config.integrator, gravity)
-    return Physics(gravity, integrator, getattr(torch, config.dtype), find_device(config.device, where))
+    return Physics(gravity, getattr(torch, config.dtype), find_device(config.device, where))
 
 
 def find_device(name: str, where: str) -> torch.device:
@@ -103,13 +104,29 @@ def build_training(config: TrainConfig, physics: Physics) -> Training:
     step = build_step(
         policy,
         physics.gravity,
-        physics.integrator,
+        build_config_scheme(config, physics.gravity, policy),
         n_steps=config.n_steps,
         energy_threshold=config.energy_threshold,
         energy_scale=config.energy_scale,
     )
     learner = build_learner(step, optimizer, E_lower=config.E_lower, E_upper=config.E_upper)
     return Training(physics, features, policy, optimizer, learner)
+
+
+def build_config_scheme(config: PhysicsConfig, gravity: Gravity, policy: Policy) -> Scheme | Integrator:
+    """The scheme that a configuration names, as this policy wants it; of the direct one its integrator.
+
+    (As an integrator, because ``n_steps`` integrator steps then share one dt.)
+    """
+    return scheme_for(policy, gravity, config.scheme, config.order, config.integrator)
+
+
+def scheme_for(policy: Policy, gravity: Gravity, name: str, order: int, integrator: str) -> Scheme | Integrator:
+    """The scheme of that name for this policy: Hairer–Söderlind is built on what the policy depends on."""
+    if name == "direct" and order == 2:
+        return build_integrator(integrator, gravity)
+    positions_only = policy.position_form is not None
+    return build_scheme(name, gravity, order=order, integrator=integrator, positions_only=positions_only)
 
 
 def _learning_rate(config: TrainConfig) -> LearningRate:
@@ -130,6 +147,10 @@ def build_policy(config: TrainConfig, gravity: Gravity) -> tuple[Features, Polic
     }
     if config.policy == "criterion":
         return features, build_criterion_policy(criterion)
+    if config.policy == "transformation":
+        own = {"eta": config.eta, "p": config.p, "weights": config.weights, "bound": config.bound}
+        shape = {"hidden": config.hidden, "activation": config.activation}
+        return features, build_transformation_policy(gravity, **own, **shape)  # type: ignore[arg-type]
     if config.policy == "mlp":
         timescale = build_criterion("p_norm", gravity, eta=1.0, p=config.p)
         return features, build_mlp_policy(features, timescale=timescale, **network)  # type: ignore[arg-type]
@@ -138,7 +159,8 @@ def build_policy(config: TrainConfig, gravity: Gravity) -> tuple[Features, Polic
 
 def named_criterion(config: TrainConfig, gravity: Gravity) -> Criterion:
     """The classical criterion that a configuration names, at its start values."""
-    return build_criterion(config.criterion, gravity, eta=config.eta, p=config.p, dt=config.dt)
+    name = "pair_norm" if config.policy == "transformation" else config.criterion
+    return build_criterion(name, gravity, eta=config.eta, p=config.p, dt=config.dt, weights=config.weights)
 
 
 def init_params(policy: Policy, seed: int, physics: Physics) -> Params:

@@ -1,4 +1,4 @@
-"""The command line: ``aits train|simulate|both|inspect``.
+"""The command line: ``aits train|simulate|both|compare|inspect``.
 
 Nothing heavy is imported until a command runs, so that ``aits --help`` answers at once. Flags are made
 from the fields of the configurations, with argparse: the standard library does all that is needed.
@@ -12,10 +12,10 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .config import PhysicsConfig, SimulateConfig, TrainConfig, default_of, nearest
+from .config import CompareConfig, PhysicsConfig, SimulateConfig, TrainConfig, default_of, nearest
 
 INTERRUPTED, BAD_INPUT = 130, 2
-_NOT_FLAGS = ("field", "preset")
+_NOT_FLAGS = ("field", "preset", "rules")
 _EPILOG = (
     "Every key of the TOML file is a flag too: --learning-rate 1e-3 overrides learning_rate. Files override defaults."
 )
@@ -32,7 +32,8 @@ class _Parser(argparse.ArgumentParser):
         """Every word must be known; a command's own parser says so, as it knows the flags that are near."""
         parsed, unknown = super().parse_known_args(args, namespace)
         if unknown:
-            close = nearest(unknown[0].split("=")[0], self._option_string_actions)
+            flag = unknown[0].split("=")[0]
+            close = nearest(flag, self._option_string_actions) if flag.startswith("-") else ""
             self._fail(f"unrecognized arguments: {' '.join(unknown)}{close or f'; see {self.prog} --help'}")
         return parsed, unknown
 
@@ -72,7 +73,7 @@ def _run(command: str, options: dict[str, Any]) -> int:
 
 def _build_parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="aits", description="Learned time steps for N-body integrators.", epilog=_EPILOG)
-    commands = parser.add_subparsers(dest="command", required=True, metavar="{train,simulate,both,inspect}")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="{train,simulate,both,compare,inspect}")
     shared = {item.name for item in fields(PhysicsConfig)}
 
     train = _command(commands, "train", "train a policy from energy conservation alone")
@@ -94,6 +95,11 @@ def _build_parser() -> argparse.ArgumentParser:
     _add_out(both)
     _add_flags(both, TrainConfig, skip=("systems",))
     _add_flags(both, SimulateConfig, skip=(*shared, "systems", "checkpoint"))
+
+    compare = _command(commands, "compare", "compare step rules: error against force evaluations")
+    compare.add_argument("config", type=Path, help="TOML file with a section [compare] and its rules")
+    _add_out(compare)
+    _add_flags(compare, CompareConfig, skip=())
 
     inspect = _command(commands, "inspect", "say what is in a run directory or checkpoint")
     inspect.add_argument("path", type=Path, help="run directory or checkpoint file")

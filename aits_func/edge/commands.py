@@ -1,4 +1,4 @@
-"""The four commands, each a function of its parsed options that returns the exit code."""
+"""The commands, each a function of its parsed options that returns the exit code."""
 
 import shlex
 import sys
@@ -8,12 +8,15 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from ..timestep.features import Features
+from . import comparison_files
+from . import comparison_run as comparison
 from . import run_directory as files
 from . import simulation_run as simulation
 from . import training_run as training
 from .assemble import Physics, build_physics, build_policy, init_params
 from .checkpoint import load_checkpoint, read_metadata
 from .config import (
+    CompareConfig,
     InputError,
     PhysicsConfig,
     SimulateConfig,
@@ -24,10 +27,10 @@ from .config import (
     read_toml,
 )
 from .extras import load_extra
-from .pictures import draw_energy, draw_orbits, draw_steps
+from .pictures import draw_energy, draw_orbits, draw_steps, draw_work_precision
 from .starter import STARTER
 from .systems import SystemSet
-from .terminal import print_scores, print_table, training_progress
+from .terminal import comparison_progress, print_needs, print_scores, print_table, training_progress
 
 
 def train(options: dict[str, Any]) -> int:
@@ -50,7 +53,7 @@ def simulate(options: dict[str, Any]) -> int:
         raise InputError(
             f"{where}: simulate needs a policy; set checkpoint (or --checkpoint) to a run directory or file"
         )
-    path = checkpoint_path(Path(draft.checkpoint))
+    path = files.checkpoint_file(Path(draft.checkpoint))
     trained = config_from_dict(TrainConfig, read_metadata(path).config, where=str(path))
     config = build_config(SimulateConfig, tables, flags, where=where, base=_with_physics_of(trained))
     ready = _prepare_simulation(config, trained, path, where)
@@ -82,9 +85,33 @@ def both(options: dict[str, Any]) -> int:
     return _simulate(ready, directory, {"train": outcome.summary})
 
 
+def compare(options: dict[str, Any]) -> int:
+    """``aits compare``: exit code 0; systems that fail are part of the result."""
+    _require_extras()
+    where, tables, flags = _sources(options)
+    config = build_config(CompareConfig, tables, flags, where=where)
+    physics = build_physics(config, where)
+    plans, missing = comparison.plan_rules(config, physics, where)
+    sets = simulation.load_sets(config, physics, where)
+    comparison.check_sets(plans, sets, where)
+    directory = _new_directory(options)
+    files.write_config(directory, {"compare": config_to_dict(config)})
+    for name in missing:
+        print(f"missing: {name} needs REBOUND; pip install 'aits_func[rebound]'", file=sys.stderr)
+    total = len(sets) * sum(len(plan.tolerances) for plan in plans)
+    with comparison_progress(total) as show:
+        results = comparison.compare_sets(plans, sets, config, physics, show)
+    comparison_files.write_tables(directory, results)
+    draw_work_precision(directory / "work_precision.png", results)
+    for result in results:
+        print_needs(result)
+    print(f"written to {directory}")
+    return 0
+
+
 def inspect(options: dict[str, Any]) -> int:
     """``aits inspect``: exit code 0."""
-    path = checkpoint_path(options["path"])
+    path = files.checkpoint_file(options["path"])
     metadata = read_metadata(path)
     config = config_from_dict(TrainConfig, metadata.config, where=str(path))
     physics = build_physics(replace(config, device="cpu"), str(path))  # its own device need not be here
@@ -110,11 +137,6 @@ def inspect(options: dict[str, Any]) -> int:
     }
     print_table("configuration, where it differs from the defaults", list(changed.items()))
     return 0
-
-
-def checkpoint_path(path: Path) -> Path:
-    """The checkpoint file of a run directory, or the file itself."""
-    return path / files.CHECKPOINT if path.is_dir() else path
 
 
 def how_to_go_on(command: str, options: dict[str, Any]) -> str:

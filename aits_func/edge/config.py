@@ -1,7 +1,7 @@
 """Configuration: TOML files and command-line flags, which exist at the edge only.
 
-A file has a section ``[train]`` and a section ``[simulate]``; keys above the first section are
-shared by both. Flags override sections, sections override shared keys. Every key is known here, with its
+A file has sections ``[train]``, ``[simulate]`` and ``[compare]``; keys above the first section are
+shared by all. Flags override sections, sections override shared keys. Every key is known here, with its
 type and its range, so that a mistake is found before anything runs.
 """
 
@@ -26,7 +26,7 @@ class InputError(ValueError):
 
 @dataclass(frozen=True)
 class PhysicsConfig:
-    """What both sections share."""
+    """What all sections share."""
 
     seed: int = 0
     device: str = "auto"
@@ -36,6 +36,8 @@ class PhysicsConfig:
     softening: float = 0.0
     field: dict[str, Any] = field(default_factory=dict)
     integrator: str = "leapfrog_kdk"
+    scheme: str = "direct"
+    order: int = 2
     n_steps: int = 1
     energy_threshold: float = 2e-4
     energy_scale: str = "total"
@@ -58,6 +60,7 @@ class TrainConfig(PhysicsConfig):
     criterion: str = "p_norm"
     eta: float = 0.02
     p: float = 2.0
+    weights: str = "mass_product"
     dt: float = 1e-3
     bound: float = 4.0
     hidden: tuple[int, ...] = (64, 64)
@@ -91,14 +94,36 @@ class SimulateConfig(PhysicsConfig):
     checkpoint: str = ""
     systems: tuple[Spec, ...] = ("figure_eight",)
     t_end: float = 10.0
+    h: float = 1.0
     max_steps: int = 100_000
     record_every: int = 1
+    compile: str = "off"
     compare: bool = False
     compare_tolerance: float = 0.02
 
 
+@dataclass(frozen=True)
+class CompareConfig(PhysicsConfig):
+    """Everything a comparison of rules depends on."""
+
+    systems: tuple[Spec, ...] = ({"kind": "free_fall_triple"},)
+    t_end: float = 10.0
+    rules: tuple[dict[str, Any], ...] = ()
+    reference: str = ""
+    max_evaluations: int = 200_000
+    peer_timeout: float = 60.0
+    cost: str = "median"
+    resamples: int = 200
+    return_error: bool = False
+    compile: str = "auto"
+
+
 Config = TypeVar("Config", bound=PhysicsConfig)
-_SECTIONS: dict[type[PhysicsConfig], str] = {TrainConfig: "train", SimulateConfig: "simulate"}
+_SECTIONS: dict[type[PhysicsConfig], str] = {
+    TrainConfig: "train",
+    SimulateConfig: "simulate",
+    CompareConfig: "compare",
+}
 
 # The source system as it was, whole: what it trained on, what it saw, and how.
 SOURCE_PRESET: dict[str, Any] = {
@@ -116,15 +141,23 @@ SOURCE_PRESET: dict[str, Any] = {
     "replay_steps": 1000,
 }
 
-_CHOICES: dict[str, tuple[str, ...]] = {
+CHOICES: dict[str, tuple[str, ...]] = {
     "preset": ("", "source"),
     "dtype": ("float64", "float32"),
     "integrator": ("leapfrog_kdk", "leapfrog_dkd", "hermite", "yoshida4", "yoshida6", "yoshida8"),
+    "scheme": ("direct", "implicit_symmetric", "hairer_soderlind", "time_transformed"),
     "energy_scale": ("total", "kinetic"),
+    "compile": ("auto", "on", "off"),
+    "cost": ("median", "mean"),
     "features": ("invariant", "basic", "rich", "delta_mag"),
     "normalize_inputs": ("none", "auto", "manual"),
-    "policy": ("residual", "mlp", "criterion"),
-    "criterion": ("free_fall", "fly_by", "p_norm", "p_norm_both", "constant"),
+    "policy": ("residual", "mlp", "criterion", "transformation"),
+    "criterion": (
+        *("free_fall", "fly_by", "p_norm", "p_norm_both", "hut_makino", "huayno", "aarseth", "aarseth_p_norm"),
+        *("prs23", "prs23_moving", "gadget", "tidal", "tidal_p_norm", "pair_norm", "logarithmic", "constant"),
+    ),
+    "weights": ("mass_product", "root_sum"),
+    "unit": ("natural", "one"),
     "activation": ("tanh", "relu", "silu", "gelu"),
     "optimizer": ("sgd", "adam", "adamw"),
     "loss_on": ("failed", "all"),
@@ -133,8 +166,10 @@ _CHOICES: dict[str, tuple[str, ...]] = {
 }
 _AT_LEAST: dict[str, float] = {
     **dict.fromkeys(("n_steps", "epochs", "steps_per_epoch", "max_retrain_steps", "replay_batch_size"), 1),
-    **dict.fromkeys(("replay_steps", "max_steps"), 1),
-    **dict.fromkeys(("seed", "threads", "softening", "history_len", "acceleration_scale", "time_scale"), 0),
+    **dict.fromkeys(("replay_steps", "max_steps", "max_evaluations"), 1),
+    **dict.fromkeys(
+        ("seed", "threads", "resamples", "softening", "history_len", "acceleration_scale", "time_scale"), 0
+    ),
     **dict.fromkeys(
         ("fourier_features", "decay_steps", "weight_decay", "momentum", "clip_norm", "min_replay_size", "record_every"),
         0,
@@ -142,7 +177,7 @@ _AT_LEAST: dict[str, float] = {
 }
 _ABOVE: dict[str, float] = {
     **dict.fromkeys(("G", "energy_threshold", "length_scale", "speed_scale", "eta", "p", "dt", "learning_rate"), 0),
-    **dict.fromkeys(("E_lower", "t_end", "compare_tolerance"), 0),
+    **dict.fromkeys(("E_lower", "t_end", "h", "compare_tolerance", "peer_timeout"), 0),
     "bound": 1,
 }
 
@@ -168,7 +203,7 @@ def build_config(
     """A checked configuration from the tables of a file and the flags of a command line.
 
     Args:
-        kind: `TrainConfig` or `SimulateConfig`.
+        kind: `TrainConfig`, `SimulateConfig` or `CompareConfig`.
         tables: the file's content; {} for no file.
         flags: values by key; these are already of the right type.
         where: what error messages call the file.
@@ -180,9 +215,10 @@ def build_config(
     Raises:
         InputError: on an unknown key (with the nearest right one), a wrong type, or a value out of range.
     """
-    section, other = _SECTIONS[kind], SimulateConfig if kind is TrainConfig else TrainConfig
+    section = _SECTIONS[kind]
     _refuse_unknown_sections(tables, where)
-    _typed(other, tables.get(_SECTIONS[other], {}), f"{where} [{_SECTIONS[other]}]", skip_foreign=False)
+    for other, name in _SECTIONS.items():  # a mistake in another section is found as well
+        _typed(other, tables.get(name, {}), f"{where} [{name}]", skip_foreign=False)
     values: dict[str, Any] = {}
     shared = {key: value for key, value in tables.items() if not isinstance(value, dict) or key == "field"}
     for place, table in ((where, shared), (f"{where} [{section}]", tables.get(section, {}))):
@@ -224,9 +260,9 @@ def check_config(config: PhysicsConfig, where: str) -> None:
 
 
 def _check_value(key: str, value: Any, where: str) -> None:
-    if key in _CHOICES and value not in _CHOICES[key]:
-        words = ", ".join(word for word in _CHOICES[key] if word)
-        raise InputError(f"{where}: {key} must be one of {words}, got {value!r}{nearest(value, _CHOICES[key])}")
+    if key in CHOICES and value not in CHOICES[key]:
+        words = ", ".join(word for word in CHOICES[key] if word)
+        raise InputError(f"{where}: {key} must be one of {words}, got {value!r}{nearest(value, CHOICES[key])}")
     if isinstance(value, float) and not math.isfinite(value):
         raise InputError(f"{where}: {key} must be finite, got {value}")
     if key == "threads" and value > (os.cpu_count() or 1):
@@ -235,6 +271,8 @@ def _check_value(key: str, value: Any, where: str) -> None:
         raise InputError(f"{where}: {key} must be >= {_AT_LEAST[key]}, got {value}")
     if key in _ABOVE and not value > _ABOVE[key]:
         raise InputError(f"{where}: {key} must be > {_ABOVE[key]}, got {value}")
+    if key == "order" and value not in (2, 4, 6, 8):
+        raise InputError(f"{where}: order must be one of 2, 4, 6, 8, got {value}")
     if key == "hidden" and not all(size >= 1 for size in value):
         raise InputError(f"{where}: hidden must be layer sizes >= 1, got {list(value)}")
 
@@ -269,12 +307,12 @@ def _check_training(config: TrainConfig, where: str) -> None:
 
 
 def _refuse_unknown_sections(tables: Mapping[str, Any], where: str) -> None:
-    known = ("train", "simulate", "field")
-    shared = {f.name for f in fields(TrainConfig)} | {f.name for f in fields(SimulateConfig)}
+    known = (*_SECTIONS.values(), "field")
+    shared = {f.name for kind in _SECTIONS for f in fields(kind)}
     for key, value in tables.items():
         if isinstance(value, dict) and key not in known:
             raise InputError(f"{where}: unknown section [{key}]{nearest(key, known)}")
-        if key in ("train", "simulate") and not isinstance(value, dict):
+        if key in _SECTIONS.values() and not isinstance(value, dict):
             raise InputError(f"{where}: {key} must be a section, written [{key}]")
         if not isinstance(value, dict) and key not in shared:
             raise InputError(f"{where}: unknown key {key!r}{nearest(key, shared)}")

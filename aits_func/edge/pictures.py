@@ -1,6 +1,7 @@
 """Pictures: drawn with matplotlib's object interface, so that no global state is touched."""
 
 import io
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,9 +11,12 @@ from .config import TrainConfig
 from .extras import load_extra
 
 if TYPE_CHECKING:
+    from ..loops.work_precision import Point
+    from .comparison_run import SetComparison
     from .simulation_run import Result
 
 _COLOURS = ("#1f6f8b", "#c8553d", "#7a9e3f", "#8d6a9f", "#b8860b", "#444444")
+_MARKERS = ("o", "s", "^", "D")
 
 
 def draw_training(path: Path, metrics: Sequence[dict[str, Any]], config: TrainConfig) -> None:
@@ -60,6 +64,50 @@ def draw_steps(path: Path, results: Sequence[Sequence["Result"]]) -> None:
     _draw_against_time(path, results, "dt", "step dt")
 
 
+_SHOWN = (("mean_energy_error", "time-averaged |ΔE/E₀|"), ("max_potential_error", "max |ΔE|/|W(t)|"))
+
+
+def draw_work_precision(path: Path, results: Sequence["SetComparison"]) -> None:
+    """Error against force evaluations, one line per rule: a column for every set, a row for each of two errors.
+
+    Points are medians over the systems, bars their 90 % bootstrap intervals; the thin line is the 90 % quantile. Also
+    written as .pdf beside it.
+    """
+    size = (1.2 + 4.4 * len(results), 7.6)
+    figure = load_extra("matplotlib.figure", "cli").Figure(figsize=size, layout="constrained")
+    axes = figure.subplots(len(_SHOWN), len(results), squeeze=False)
+    for column, result in zip(axes.T, results, strict=True):
+        rules = list(dict.fromkeys(point.rule for point in result.comparison.points))
+        for axis, (metric, label) in zip(column, _SHOWN, strict=True):
+            for number, rule in enumerate(rules):
+                _draw_curve(axis, [p for p in result.comparison.points if p.rule == rule], metric, number)
+            axis.set(xscale="log", yscale="log", xlabel="force evaluations per system", ylabel=label)
+            axis.grid(alpha=0.25)
+        count = result.comparison.systems
+        column[0].set_title(result.systems.label.replace("$", r"\$") + (f" ({count} systems)" if count > 1 else ""))
+    handles, labels = axes[0][0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    _save(figure, path)
+    _save(figure, path.with_suffix(".pdf"))
+
+
+def _draw_curve(axis: Any, points: Sequence["Point"], metric: str, number: int) -> None:
+    """One rule; points that have no finite place are left out."""
+    shown = sorted(
+        (p.median_evaluations.value, *p.error(metric, 0.5), p.error(metric, 0.9).value)
+        for p in points
+        if math.isfinite(p.median_evaluations.value) and 0 < p.error(metric, 0.5).value < math.inf
+    )
+    style = {"color": _COLOURS[number % len(_COLOURS)], "marker": _MARKERS[number // len(_COLOURS) % len(_MARKERS)]}
+    cost = [row[0] for row in shown]
+    value = [row[1] for row in shown]
+    below = [row[1] - min(row[2], row[1]) for row in shown]
+    above = [row[3] - row[1] if math.isfinite(row[3]) else 0.0 for row in shown]
+    axis.errorbar(cost, value, [below, above], **style, ms=4, lw=1.2, capsize=2, label=points[0].rule)
+    tail = [(row[0], row[4]) for row in shown if row[4] < math.inf]
+    axis.plot([x for x, _ in tail], [y for _, y in tail], color=style["color"], lw=0.6, alpha=0.6)
+
+
 def _draw_against_time(path: Path, results: Sequence[Sequence["Result"]], field: str, label: str) -> None:
     figure, axes = _figure(len(results[0]), (4.6 * len(results[0]), 3.4))
     for number, of_rule in enumerate(results):
@@ -96,5 +144,5 @@ def _figure(columns: int, size: tuple[float, float]) -> tuple[Any, Sequence[Any]
 
 def _save(figure: Any, path: Path) -> None:
     buffer = io.BytesIO()
-    figure.savefig(buffer, dpi=130, format="png")
+    figure.savefig(buffer, dpi=130, format=path.suffix[1:])
     write_atomically(path, buffer.getvalue())

@@ -33,6 +33,11 @@ def create(path: Path) -> None:
         raise InputError(f"{path}: cannot make this run directory: {error.strerror}; choose another --out") from None
 
 
+def checkpoint_file(path: Path) -> Path:
+    """The checkpoint file of a run directory, or the file itself."""
+    return path / CHECKPOINT if path.is_dir() else path
+
+
 def require_run(path: Path) -> None:
     """Raise `InputError` unless the directory holds a training run that can be resumed."""
     for name in (CONFIG, CHECKPOINT):

@@ -16,8 +16,8 @@ from ..loops.simulate import SimulationInfo, simulate
 from ..physics.criteria import build_criterion
 from ..timestep.policy import Policy, build_criterion_policy
 from ..timestep.run import FINISHED, STATUS_NAMES
-from .assemble import Physics
-from .config import InputError, SimulateConfig
+from .assemble import Physics, build_config_scheme
+from .config import CompareConfig, InputError, SimulateConfig
 from .systems import SystemSet, array_name, group_by_shape, load_systems
 
 LEARNED = "learned policy"
@@ -44,7 +44,7 @@ class Result(NamedTuple):
     seconds: float  # of the runs that this set shared a batch with
 
 
-def load_sets(config: SimulateConfig, physics: Physics, where: str) -> list[SystemSet]:
+def load_sets(config: SimulateConfig | CompareConfig, physics: Physics, where: str) -> list[SystemSet]:
     """The systems of a simulation, every set with its end time.
 
     Raises:
@@ -73,14 +73,18 @@ def run_rule(rule: Rule, sets: Sequence[SystemSet], config: SimulateConfig, phys
             group.systems,
             policy=rule.policy,
             gravity=physics.gravity,
-            scheme=physics.integrator,
+            scheme=build_config_scheme(
+                config if rule.name == LEARNED else as_direct(config), physics.gravity, rule.policy
+            ),
             t_end=group.t_end,
+            h=config.h if rule.name == LEARNED else 1.0,
             history_len=rule.history_len,
             n_steps=config.n_steps,
             max_steps=config.max_steps,
             energy_threshold=config.energy_threshold,
             energy_scale=config.energy_scale,
             record_every=config.record_every,
+            compile=config.compile,
         )
         seconds = time.perf_counter() - began
         offset = 0
@@ -90,6 +94,11 @@ def run_rule(rule: Rule, sets: Sequence[SystemSet], config: SimulateConfig, phys
                 results[item.label] = Result(rule, item, take(end, rows), _rows(info, rows), seconds)
                 offset = rows.stop
     return [results[item.label] for item in sets]
+
+
+def as_direct(config: SimulateConfig) -> SimulateConfig:
+    """The same with the direct scheme: the classical rules that stand beside a policy have kinks."""
+    return replace(config, scheme="direct", order=2)
 
 
 def classical_rules(
@@ -221,8 +230,8 @@ def arrays(result: Result) -> dict[str, Tensor]:
 
 def _rows(info: SimulationInfo, rows: slice) -> SimulationInfo:
     recording = info.recording._replace(**{k: v[:, rows] for k, v in info.recording._asdict().items()})
-    columns = {k: v[rows] for k, v in info._asdict().items() if k != "recording"}
-    return SimulationInfo(**columns, recording=recording)
+    columns: dict[str, Any] = {k: v[rows] for k, v in info._asdict().items() if isinstance(v, Tensor)}
+    return info._replace(**columns, recording=recording)
 
 
 def _quantiles(error: Tensor, failed: Tensor) -> dict[str, float]:

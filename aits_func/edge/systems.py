@@ -4,7 +4,7 @@ import inspect
 import itertools
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
@@ -23,7 +23,7 @@ from ..physics.known_orbits import KNOWN_ORBITS, known_orbit
 from ..physics.orbits import orbital_period
 from ..physics.plummer import plummer_sphere
 from .assemble import Physics
-from .config import InputError, SimulateConfig, Spec, TrainConfig, nearest
+from .config import CompareConfig, InputError, SimulateConfig, Spec, TrainConfig, nearest
 from .initial_condition_files import load_system
 
 GENERATORS: dict[str, Callable[..., System]] = {
@@ -35,6 +35,7 @@ GENERATORS: dict[str, Callable[..., System]] = {
 }
 FILE_SUFFIXES = (".npy", ".txt", ".json")
 _DEFAULT_COUNT = 32
+SystemsConfig: TypeAlias = TrainConfig | SimulateConfig | CompareConfig
 
 
 class SystemSet(NamedTuple):
@@ -46,7 +47,7 @@ class SystemSet(NamedTuple):
     t_end: Tensor  # (B,) time; NaN where the entry does not say
 
 
-def load_systems(config: TrainConfig | SimulateConfig, physics: Physics, where: str) -> list[SystemSet]:
+def load_systems(config: SystemsConfig, physics: Physics, where: str) -> list[SystemSet]:
     """The systems of all entries of a configuration, in its dtype and on its device.
 
     Args:
@@ -107,7 +108,7 @@ def _tensors(item: SystemSet) -> tuple[System, Tensor, Tensor]:
     return item.systems, item.period, item.t_end
 
 
-def _load(spec: Spec, seed: int, config: TrainConfig | SimulateConfig, where: str) -> SystemSet:
+def _load(spec: Spec, seed: int, config: SystemsConfig, where: str) -> SystemSet:
     options = {"name": spec} if isinstance(spec, str) else dict(spec)
     t_end = _t_end(options, where)
     label = options.pop("label", "")
@@ -158,7 +159,7 @@ def _generate(options: dict[str, Any], seed: int, G: float, where: str) -> tuple
     return kind, systems, _kepler_periods(systems, G)
 
 
-def _named(name: str, config: TrainConfig | SimulateConfig, where: str) -> tuple[str, System, Tensor]:
+def _named(name: str, config: SystemsConfig, where: str) -> tuple[str, System, Tensor]:
     if name.lower().endswith(FILE_SUFFIXES):
         system, its_G, period = load_system(name, dtype=getattr(torch, config.dtype), softening=config.softening)
     elif name in KNOWN_ORBITS:

@@ -1,12 +1,17 @@
 """What the command line shows: progress while training, tables at the end."""
 
+import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from ..loops.epoch import EpochInfo
+from ..loops.rules import Outcome as RuleOutcome
+from ..loops.work_precision import Need
+from .comparison_run import SetComparison
 from .extras import load_extra
 from .simulation_run import Score
+from .systems import SystemSet
 
 
 @contextmanager
@@ -51,6 +56,56 @@ def print_scores(scores: Sequence[Score]) -> None:
         label = _plain(f"{row.systems} ({row.size})") if new_set else ""
         table.add_row(label, row.rule, f"{row.force_evaluations:,}", f"{row.seconds:.1f}", str(row.failed), *errors)
     _console().print(table)
+
+
+@contextmanager
+def comparison_progress(total: int) -> Iterator[Callable[[SystemSet, RuleOutcome, float], None]]:
+    """A line for every rule and tolerance as soon as it is there."""
+    done = 0
+
+    def show(item: SystemSet, outcome: RuleOutcome, seconds: float) -> None:
+        nonlocal done
+        done += 1
+        failed = int(outcome.statistics.failed.sum())
+        print(
+            f"{done}/{total}  {item.label}: {outcome.rule} at {outcome.tolerance:g}  {seconds:.1f} s"
+            + (f"  {failed} of {len(outcome.statistics.failed)} failed" if failed else ""),
+            flush=True,
+        )
+
+    yield show
+
+
+def print_needs(
+    result: SetComparison, metric: str = "mean_energy_error", quantiles: Sequence[float] = (0.5, 0.9)
+) -> None:
+    """What every rule needs for an error, and the ratio to the reference, for the first metric of a report."""
+    comparison = result.comparison
+    for quantile in quantiles:
+        rows = [need for need in comparison.needs if (need.metric, need.quantile) == (metric, quantile)]
+        levels = list(dict.fromkeys(need.level for need in rows))
+        which = "median" if quantile == 0.5 else f"{100 * quantile:g} %"
+        title = (
+            f"{result.systems.label} ({comparison.systems}): {comparison.cost} force evaluations for a time-averaged "
+            f"energy error ({which}), and the ratio to {comparison.reference}"
+        )
+        if comparison.systems == 1 and quantile != 0.5:
+            continue
+        table = load_extra("rich.table", "cli").Table(title=_plain(title))
+        table.add_column("rule")
+        for level in levels:
+            table.add_column(f"{level:.0e}", justify="right")
+        for rule in dict.fromkeys(point.rule for point in comparison.points):
+            cells = [_need_cell(next(n for n in rows if (n.rule, n.level) == (rule, level))) for level in levels]
+            table.add_row(_plain(rule), *cells)
+        _console().print(table)
+
+
+def _need_cell(need: Need) -> str:
+    if not math.isfinite(need.evaluations.value):
+        return "–"
+    ratio = f" ({need.ratio.value:.2g})" if 0 < need.ratio.value < math.inf else ""
+    return f"{'≤ ' if need.bound else ''}{need.evaluations.value:,.0f}{ratio}"
 
 
 def print_table(title: str, rows: Sequence[tuple[str, Any]]) -> None:

@@ -24,6 +24,7 @@ from ..physics.schemes import as_scheme
 from ..timestep.policy import Policy, traits_of
 from ..timestep.run import ARRIVED, FINISHED, RUNNING, STEP_LIMIT, Run, Start, Watch
 from ..timestep.step import ENERGY_SCALES
+from .arguments import measure, step_factor, times_to_reach
 from .batch_run import Batch, Forgetful, build_batch, reach
 from .collect import check_energies
 from .tape import Recording, Tape
@@ -125,11 +126,14 @@ def simulate(
     single = systems.mass.ndim == 1
     if single:
         systems = map_leaves(lambda leaf: leaf[None], systems)
-    targets = _check_arguments(systems, t_end, steps, output_times, n_steps, max_steps, record_every, energy_scale)
+    require(n_steps >= 1, f"simulate: n_steps must be >= 1, got {n_steps}")
+    require(max_steps >= 1, f"simulate: max_steps must be >= 1, got {max_steps}")
+    require(record_every >= 0, f"simulate: record_every must be >= 0 (0 for the ends only), got {record_every}")
+    require_choice("simulate", "energy_scale", energy_scale, ENERGY_SCALES)
+    targets = times_to_reach("simulate", systems, t_end=t_end, steps=steps, output_times=output_times)
     whole = as_scheme(scheme, n_steps=n_steps)
     require(min_dt >= 0, f"simulate: min_dt must be >= 0 (a time; 0 for none), got {min_dt}")
-    size = torch.as_tensor(h, dtype=systems.time.dtype, device=systems.time.device)
-    require(size.ndim == 0 and bool(size > 0), f"simulate: h must be one number > 0 (a factor on the step), got {h}")
+    size = step_factor("simulate", h, systems)
     check_traits(whole, traits_of(policy), "simulate")
     check_energies(systems, gravity=gravity, energy_scale=energy_scale, where="simulate")
     watch = Watch(encounter_distance, escape_distance)
@@ -142,7 +146,7 @@ def simulate(
         watch=watch,
         compile=compile,
     )
-    start = _start(systems, gravity, energy_scale, min_dt, max_steps if steps is None else steps)
+    start = measure(systems, gravity, energy_scale, min_dt, max_steps if steps is None else steps)
     runs = batch.begin(params, systems, start)
     tape = Tape(record_every, runs)
     outputs = []
@@ -177,56 +181,6 @@ def _return_errors(
     missed = (back.system.position - systems.position).norm(dim=-1).amax(-1) / radius
     returned = (runs.status == FINISHED) & ((back.status == STEP_LIMIT) | (count == 0))
     return torch.where(returned, missed, torch.full_like(missed, math.inf))
-
-
-def _start(systems: System, gravity: Gravity, energy_scale: str, min_dt: float, max_steps: int) -> Start:
-    energy = vmap(gravity.energy)(systems)
-    scale = energy.abs() if energy_scale == "total" else vmap(gravity.energy_size)(systems)
-    floor, limit = torch.full_like(systems.time, min_dt), torch.full_like(systems.time, max_steps, dtype=torch.int64)
-    return Start(energy, scale, systems.time, floor, limit)
-
-
-def _check_arguments(
-    systems: System,
-    t_end: float | Tensor | None,
-    steps: int | None,
-    output_times: Sequence[float | Tensor],
-    n_steps: int,
-    max_steps: int,
-    record_every: int,
-    energy_scale: str,
-) -> list[Tensor]:
-    """The times to reach, (B,) each: the output times and the end, which is infinite for a number of steps."""
-    require(n_steps >= 1, f"simulate: n_steps must be >= 1, got {n_steps}")
-    require(max_steps >= 1, f"simulate: max_steps must be >= 1, got {max_steps}")
-    require(record_every >= 0, f"simulate: record_every must be >= 0 (0 for the ends only), got {record_every}")
-    require_choice("simulate", "energy_scale", energy_scale, ENERGY_SCALES)
-    require(
-        systems.mass.ndim == 2,
-        f"simulate: systems must be one system or a batch, mass (N,) or (B, N), got {tuple(systems.mass.shape)}",
-    )
-    require(
-        (t_end is None) != (steps is None), "simulate: give either t_end (a time) or steps (a number of steps to take)"
-    )
-    require(steps is None or steps >= 1, f"simulate: steps must be >= 1, got {steps}")
-    require(steps is None or not output_times, "simulate: output_times need t_end, not a number of steps")
-    targets = [
-        torch.as_tensor(t, dtype=systems.time.dtype, device=systems.time.device).expand_as(systems.time)
-        for t in (*output_times, math.inf if t_end is None else t_end)
-    ]
-    before = systems.time
-    for number, target in enumerate(targets):
-        what = "t_end" if number == len(targets) - 1 else f"output_times[{number}]"
-        late = (target > before) & ((target < math.inf) | (steps is not None))
-        if not bool(late.all()):
-            row = int((~late).nonzero()[0])
-            than = "the start" if number == 0 else f"output_times[{number - 1}]"
-            raise ValueError(
-                f"simulate: {what} must be finite and later than {than}, got {float(target[row])} for system {row}, "
-                f"which {'starts' if number == 0 else 'is'} at {float(before[row])}"
-            )
-        before = target
-    return targets
 
 
 def _report(

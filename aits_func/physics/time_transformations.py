@@ -128,15 +128,16 @@ def _pair_norm(gravity: Gravity, eta: float, p: float, weights: str, unit: str, 
     require(0 < p < math.inf, f"{where}: p must be > 0 and finite (e.g. 2), got {p}")
     require_choice(where, "weights", weights, WEIGHTS)
     require_choice(where, "unit", unit, UNITS)
-    weigh = _WEIGHTS_SQUARED[weights]
 
     def omega(system: System) -> Tensor:
-        return rate_p_norm(weigh(system) / pair_distance(system.position, gravity.softening) ** 2, p)
+        return rate_p_norm(
+            pair_weights_squared(system, weights) / pair_distance(system.position, gravity.softening) ** 2, p
+        )
 
     def constants(params: Params, system: System) -> Tensor:
         if unit == "one":
             return torch.ones_like(system.time)
-        return _natural_unit(gravity, system, rate_p_norm(weigh(system), p), omega(system))
+        return _natural_unit(gravity, system, rate_p_norm(pair_weights_squared(system, weights), p), omega(system))
 
     def rate(params: Params, system: System, constants: Tensor) -> Tensor:
         return omega(system) * time_of(constants) / bounded_exp(params["log_eta"])
@@ -146,6 +147,11 @@ def _pair_norm(gravity: Gravity, eta: float, p: float, weights: str, unit: str, 
 
     init = log_parameter("log_eta", eta, where)
     return Criterion(init, timescale, REVERSIBLE, PositionForm(constants, rate))
+
+
+def pair_weights_squared(system: System, weights: str) -> Tensor:
+    """w² of the pairs i < j, (P,): of "mass_product" (mᵢmⱼ)², of "root_sum" mᵢ + mⱼ."""
+    return _WEIGHTS_SQUARED[weights](system)
 
 
 def _natural_unit(gravity: Gravity, system: System, weight: Tensor, omega: Tensor) -> Tensor:

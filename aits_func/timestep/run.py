@@ -195,7 +195,9 @@ def build_stepper(
         time = landed.system.time
         close = (time - target).abs() <= 1e-12 * torch.maximum(target.abs(), duration.abs())
         good = landed.error.isfinite() & close
-        exact = landed._replace(system=landed.system._replace(time=target), status=torch.full_like(run.status, FINISHED))
+        exact = landed._replace(
+            system=landed.system._replace(time=target), status=torch.full_like(run.status, FINISHED)
+        )
         lost = run._replace(status=torch.full_like(run.status, NOT_FINITE))
         return select(good, exact, lost)._replace(output_steps=run.output_steps + spent)
 

@@ -212,7 +212,7 @@ def test_a_flag_out_of_range(refuse, write):
 
 
 def test_no_command_and_an_unknown_one(refuse):
-    assert "required: {train,simulate,both,inspect}; see aits --help" in refuse()
+    assert "required: {train,simulate,both,compare,inspect}; see aits --help" in refuse()
     assert "invalid choice: 'trian' (choose from" in refuse("trian")
 
 

@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from aits_func.base.tree import take
-from aits_func.edge.assemble import build_physics, build_policy, init_params
+from aits_func.edge.assemble import build_config_scheme, build_physics, build_policy, init_params
 from aits_func.edge.checkpoint import load_checkpoint, read_metadata
 from aits_func.edge.config import SimulateConfig, TrainConfig, build_config, config_from_dict, read_toml
 from aits_func.edge.initial_condition_files import save_system
@@ -68,7 +68,7 @@ def by_the_library(run, trained):
         item.systems,
         policy=policy,
         gravity=physics.gravity,
-        scheme=physics.integrator,
+        scheme=build_config_scheme(config, physics.gravity, policy),
         t_end=item.t_end,
         max_steps=config.max_steps,
         record_every=config.record_every,

@@ -1,0 +1,264 @@
+"""A comparison of rules from a configuration: criteria, checkpoints and other people's codes on the same systems."""
+
+import time
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+
+from ..base.tree import cast, map_leaves
+from ..base.types import System
+from ..loops.compare import Comparison, summarise
+from ..loops.policy_rule import build_policy_rule, natural_spin
+from ..loops.rules import Outcome, Rule, RunStatistics, run_rules
+from ..physics.criteria import build_criterion
+from ..physics.criterion import Criterion
+from ..physics.scheme import Scheme, check_traits
+from ..physics.schemes import as_scheme
+from ..timestep.policy import Policy, build_criterion_policy, traits_of
+from .assemble import Physics, build_policy, init_params, scheme_for
+from .checkpoint import load_checkpoint, read_metadata
+from .config import CHOICES, CompareConfig, InputError, TrainConfig, config_from_dict, nearest
+from .rebound_peer import FINISHED as PEER_FINISHED
+from .rebound_peer import PEER_RULES, PEERS, available, run_rebound
+from .run_directory import checkpoint_file
+from .systems import SystemSet
+
+_KINDS = ("criterion", "checkpoint", "peer")
+_WORDS = ("name", "scheme", "integrator", "criterion", "weights", "unit", "checkpoint", "peer")
+_NUMBERS = ("eta", "p", "dt")
+_KEYS = (*_WORDS, *_NUMBERS, "order", "tolerances")
+_DEFAULT_TOLERANCES = (1.0, 0.3, 0.1)
+
+
+class PolicyOf(NamedTuple):
+    """What a rule predicts steps with."""
+
+    policy: Policy
+    params: Any
+    history_len: int
+    dimensionless: bool  # whether it carries over to other N
+
+
+class Plan(NamedTuple):
+    """One rule of a configuration, checked."""
+
+    name: str
+    spec: dict[str, Any]
+    predictor: PolicyOf | None  # None for a peer
+    scheme: Scheme | None  # one for all sets, so that what was compiled for one serves the next
+    tolerances: tuple[float, ...]
+
+
+class SetComparison(NamedTuple):
+    """What came of one set of systems."""
+
+    systems: SystemSet
+    comparison: Comparison
+
+
+def plan_rules(config: CompareConfig, physics: Physics, where: str) -> tuple[list[Plan], list[str]]:
+    """The rules of a configuration, and the names of peers that are not installed.
+
+    Raises:
+        InputError: on an unknown key, a wrong value, a rule that its scheme does not take, a checkpoint that cannot
+            be read, two rules of one name, or a reference that is none of them.
+    """
+    if not config.rules:
+        raise InputError(f"{where}: compare needs rules; add at least one [[compare.rules]] with a criterion")
+    plans, missing = [], []
+    for number, spec in enumerate(config.rules, 1):
+        place = f"{where}: rule {number}"
+        _check_spec(spec, place)
+        plan = _plan(spec, config, physics, place)
+        if plan.predictor is None and not available():
+            missing.append(plan.name)
+        else:
+            plans.append(plan)
+    names = [plan.name for plan in plans]
+    for name in names:
+        if names.count(name) > 1:
+            raise InputError(f"{where}: two rules are called {name!r}; give them a name each")
+    if config.reference and config.reference not in (*names, *missing):
+        raise InputError(
+            f"{where}: reference must be the name of a rule ({', '.join(names)}), got {config.reference!r}"
+            f"{nearest(config.reference, names)}"
+        )
+    if not plans:
+        raise InputError(f"{where}: all rules are peers that are not installed; pip install 'aits_func[rebound]'")
+    return plans, missing
+
+
+def run_set(
+    plans: Sequence[Plan], item: SystemSet, config: CompareConfig, physics: Physics
+) -> Iterator[tuple[Outcome, float]]:
+    """Run all rules on one set; yields every outcome with the seconds that it took."""
+    rules = [_rule(plan, item, config, physics) for plan in plans]
+    began = time.perf_counter()
+    for outcome in run_rules(rules, item.systems):
+        now = time.perf_counter()
+        yield outcome, now - began
+        began = now
+
+
+def compare_sets(
+    plans: Sequence[Plan],
+    sets: Sequence[SystemSet],
+    config: CompareConfig,
+    physics: Physics,
+    show: Callable[[SystemSet, Outcome, float], None],
+) -> list[SetComparison]:
+    """Every rule on every set, and a comparison of each set."""
+    names = [plan.name for plan in plans]
+    reference = config.reference if config.reference in names else names[0]
+    results = []
+    for item in sets:
+        outcomes = []
+        for outcome, seconds in run_set(plans, item, config, physics):
+            show(item, outcome, seconds)
+            outcomes.append(outcome)
+        comparison = summarise(
+            outcomes, reference=reference, cost=config.cost, resamples=config.resamples, seed=config.seed
+        )
+        results.append(SetComparison(item, comparison))
+    return results
+
+
+def check_sets(plans: Sequence[Plan], sets: Sequence[SystemSet], where: str) -> None:
+    """Refuse what would fail hours later: features that do not carry over to the bodies of a set.
+
+    Raises:
+        InputError: naming the rule and the set.
+    """
+    for plan in plans:
+        if plan.predictor is None or plan.predictor.dimensionless:
+            continue
+        shapes = read_metadata(checkpoint_file(Path(plan.spec["checkpoint"]))).shapes
+        for item in sets:
+            bodies, dimensions = item.systems.position.shape[1:]
+            if (bodies, dimensions) not in shapes:
+                raise InputError(
+                    f"{where}: {plan.name} was trained on systems of another shape than {item.label} "
+                    f"(N = {bodies}, D = {dimensions}); train it with features = 'invariant'"
+                )
+
+
+def _check_spec(spec: dict[str, Any], place: str) -> None:
+    for key, value in spec.items():
+        if key not in _KEYS:
+            raise InputError(f"{place}: takes {', '.join(_KEYS)}, not {key!r}{nearest(key, _KEYS)}")
+        if key in _WORDS and not isinstance(value, str):
+            raise InputError(f"{place}: {key} must be a string, got {value!r}")
+        if key in _NUMBERS and not (type(value) in (int, float) and 0 < value < 1e300):
+            raise InputError(f"{place}: {key} must be a number > 0, got {value!r}")
+        if key in CHOICES and value not in CHOICES[key]:
+            words = CHOICES[key]
+            raise InputError(f"{place}: {key} must be one of {', '.join(words)}, got {value!r}{nearest(value, words)}")
+    given = [kind for kind in _KINDS if kind in spec]
+    if len(given) != 1:
+        raise InputError(f"{place}: needs exactly one of {', '.join(_KINDS)}, got {', '.join(given) or 'none'}")
+    if spec.get("order", 2) not in (2, 4, 6, 8):
+        raise InputError(f"{place}: order must be one of 2, 4, 6, 8, got {spec['order']!r}")
+    if spec.get("peer", PEERS[0]) not in PEERS:
+        raise InputError(f"{place}: peer must be one of {', '.join(PEERS)}, got {spec['peer']!r}")
+    sweep = spec.get("tolerances", list(_DEFAULT_TOLERANCES))
+    if not isinstance(sweep, list) or not sweep or not all(type(t) in (int, float) and 0 < t < 1e300 for t in sweep):
+        raise InputError(f"{place}: tolerances must be a list of numbers > 0, got {sweep!r}")
+
+
+def _plan(spec: dict[str, Any], config: CompareConfig, physics: Physics, place: str) -> Plan:
+    tolerances = tuple(float(t) for t in spec.get("tolerances", _DEFAULT_TOLERANCES))
+    if "peer" in spec:
+        if config.field:
+            raise InputError(f"{place}: peers know no external field; leave out the field, or this rule")
+        return Plan(spec.get("name", spec["peer"]), spec, None, None, tolerances)
+    try:
+        predictor = _of_checkpoint(spec, physics) if "checkpoint" in spec else _of_criterion(spec, physics)
+        scheme = _scheme(spec, predictor, config, physics)
+        check_traits(scheme, traits_of(predictor.policy), "compare")
+    except InputError:
+        raise
+    except ValueError as error:
+        raise InputError(f"{place}: {error}") from None
+    return Plan(spec.get("name") or _name(spec), spec, predictor, scheme, tolerances)
+
+
+def _of_criterion(spec: dict[str, Any], physics: Physics) -> PolicyOf:
+    known = ("p", "dt", "weights", "unit")
+    options = {key: spec[key] for key in known if key in spec}
+    criterion: Criterion = build_criterion(spec["criterion"], physics.gravity, eta=spec.get("eta"), **options)
+    policy = build_criterion_policy(criterion)
+    return PolicyOf(policy, cast(policy.init(0), dtype=physics.dtype, device=physics.device), 0, True)
+
+
+def _of_checkpoint(spec: dict[str, Any], physics: Physics) -> PolicyOf:
+    path = checkpoint_file(Path(spec["checkpoint"]))
+    trained = config_from_dict(TrainConfig, read_metadata(path).config, where=str(path))
+    features, policy = build_policy(trained, physics.gravity)
+    params = load_checkpoint(path, init_params(policy, 0, physics), prefix="params.")
+    return PolicyOf(policy, params, features.history_len, features.dimensionless or trained.policy == "transformation")
+
+
+def _scheme(spec: dict[str, Any], predictor: PolicyOf, config: CompareConfig, physics: Physics) -> Scheme:
+    name, order = spec.get("scheme", config.scheme), spec.get("order", config.order if "scheme" not in spec else 2)
+    integrator = spec.get("integrator", config.integrator)
+    return as_scheme(scheme_for(predictor.policy, physics.gravity, name, order, integrator), n_steps=config.n_steps)
+
+
+def _name(spec: dict[str, Any]) -> str:
+    """A name made of what the rule is."""
+    what = Path(spec["checkpoint"]).name if "checkpoint" in spec else spec["criterion"]
+    order = f" {spec['order']}" if "order" in spec else ""
+    return f"{spec.get('scheme', 'direct')}{order}, {what}"
+
+
+def _rule(plan: Plan, item: SystemSet, config: CompareConfig, physics: Physics) -> Rule:
+    if plan.predictor is None or plan.scheme is None:
+        return _peer_rule(plan, item, config, physics)
+    return build_policy_rule(
+        plan.name,
+        plan.predictor.policy,
+        plan.predictor.params,
+        gravity=physics.gravity,
+        scheme=plan.scheme,
+        t_end=item.t_end,
+        tolerances=plan.tolerances,
+        history_len=plan.predictor.history_len,
+        max_evaluations=config.max_evaluations,
+        energy_scale=config.energy_scale,
+        return_error=config.return_error,
+        compile=config.compile,
+    )
+
+
+def _peer_rule(plan: Plan, item: SystemSet, config: CompareConfig, physics: Physics) -> Rule:
+    def run(systems: System, tolerance: float) -> RunStatistics:
+        began = time.perf_counter()
+        result = run_rebound(
+            systems,
+            **PEER_RULES[plan.spec["peer"]],
+            tolerance=tolerance,
+            t_end=item.t_end,
+            G=config.G,
+            softening=config.softening,
+            return_error=config.return_error,
+            max_evaluations=config.max_evaluations,
+            timeout=config.peer_timeout,
+        )
+        spin = natural_spin(map_leaves(lambda leaf: leaf.double().cpu(), systems), physics.gravity)
+        return RunStatistics(
+            failed=result.status != PEER_FINISHED,
+            force_evaluations=result.force_evaluations,
+            rule_evaluations=torch.zeros_like(result.force_evaluations),
+            final_energy_error=result.final_energy_error,
+            mean_energy_error=result.mean_energy_error,
+            max_potential_error=result.max_error_over_potential,
+            max_energy_error=result.max_energy_error,
+            angular_momentum_error=result.angular_momentum_residual / spin,
+            return_error=result.return_error,
+            energy_drift=result.drift_slope,
+            seconds=torch.tensor(time.perf_counter() - began, dtype=torch.float64),
+        )
+
+    return Rule(plan.name, run, plan.tolerances)
