@@ -27,6 +27,33 @@ def test_the_library_example_runs_as_printed_and_trains_a_policy_that_keeps_the_
     assert bool((report.status == 1).all())
 
 
+DOCS = sorted((ROOT / "docs").glob("*.md"))
+
+
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
+def test_every_example_of_a_page_runs_as_printed(page, capsys):
+    examples = re.findall(r"```python\n(.*?)```", page.read_text(encoding="utf-8"), re.S)
+    for example in examples:
+        exec(compile(example, page.name, "exec"), {})
+        assert capsys.readouterr().out
+
+
+@pytest.mark.parametrize("page", DOCS, ids=lambda page: page.name)
+def test_every_file_that_a_page_names_is_there(page):
+    linked = re.findall(r"\]\(([^)#]+)\)", page.read_text(encoding="utf-8"))
+    assert [name for name in linked if not (page.parent / name).exists()] == []
+
+
+def test_a_reversible_scheme_does_on_the_page_what_the_page_says(capsys):
+    example = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "reversibility.md").read_text("utf-8"), re.S)[0]
+    names = {}
+    exec(compile(example, "reversibility.md", "exec"), names)
+    assert "is not smooth" in capsys.readouterr().out
+    # The end error of a reversible scheme cancels after a whole period: 2e-6; forth and back is rounding, 1e-14.
+    assert float(names["info"].final_energy_error) < 1e-4
+    assert float(names["info"].return_error) < 1e-11
+
+
 def test_the_library_example_has_about_twenty_lines_of_code():
     code = [line for line in block("python")[0].splitlines() if line.strip() and not line.startswith("#")]
     assert len(code) <= 22

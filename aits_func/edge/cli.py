@@ -12,7 +12,7 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .config import CompareConfig, PhysicsConfig, SimulateConfig, TrainConfig, default_of, nearest
+from .config import CHOICES, CompareConfig, PhysicsConfig, SimulateConfig, TrainConfig, default_of, nearest
 
 INTERRUPTED, BAD_INPUT = 130, 2
 _NOT_FLAGS = ("field", "preset", "rules")
@@ -130,6 +130,9 @@ def _add_flags(parser: argparse.ArgumentParser, kind: type[PhysicsConfig], skip:
             keywords |= {"nargs": "+", "type": int if item.name == "hidden" else str, "metavar": "X"}
         else:
             keywords |= {"type": hint, "metavar": hint.__name__.upper()}
+        if item.name in CHOICES:
+            words = ", ".join(word for word in CHOICES[item.name] if word)
+            keywords["help"] = f"{words}; default: {default}"
         if item.name == "systems":
             keywords["help"] = "packaged orbits, or .npy, .txt, .json files"
         parser.add_argument("--" + item.name.replace("_", "-"), **keywords)

@@ -181,7 +181,7 @@ def _plan(spec: dict[str, Any], config: CompareConfig, physics: Physics, place: 
         raise
     except ValueError as error:
         raise InputError(f"{place}: {error}") from None
-    return Plan(spec.get("name") or _name(spec), spec, predictor, scheme, tolerances)
+    return Plan(spec.get("name") or _name(spec, config.scheme), spec, predictor, scheme, tolerances)
 
 
 def _of_criterion(spec: dict[str, Any], physics: Physics) -> PolicyOf:
@@ -206,11 +206,11 @@ def _scheme(spec: dict[str, Any], predictor: PolicyOf, config: CompareConfig, ph
     return as_scheme(scheme_for(predictor.policy, physics.gravity, name, order, integrator), n_steps=config.n_steps)
 
 
-def _name(spec: dict[str, Any]) -> str:
-    """A name made of what the rule is."""
+def _name(spec: dict[str, Any], scheme: str) -> str:
+    """A name made of what the rule is, in its own scheme or in this one."""
     what = Path(spec["checkpoint"]).name if "checkpoint" in spec else spec["criterion"]
     order = f" {spec['order']}" if "order" in spec else ""
-    return f"{spec.get('scheme', 'direct')}{order}, {what}"
+    return f"{spec.get('scheme', scheme)}{order}, {what}"
 
 
 def _rule(plan: Plan, item: SystemSet, config: CompareConfig, physics: Physics) -> Rule:

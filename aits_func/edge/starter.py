@@ -13,8 +13,9 @@ systems = [
     { kind = "free_fall_triple", count = 32 },
 ]
 features = "invariant"       # invariant, basic, rich, delta_mag
-policy = "residual"          # residual, mlp, criterion
-criterion = "p_norm"         # free_fall, fly_by, p_norm, p_norm_both, constant
+policy = "residual"          # residual, mlp, criterion, transformation (for scheme = "time_transformed")
+criterion = "p_norm"         # p_norm, pair_norm, tidal, aarseth, ...: see aits train --help
+scheme = "direct"            # direct, implicit_symmetric, hairer_soderlind, time_transformed
 eta = 0.02
 hidden = [64, 64]
 optimizer = "adamw"

@@ -12,7 +12,6 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 from torch.func import vjp, vmap
 
 from ..base.check import require
@@ -111,6 +110,7 @@ def retrace(
     Raises:
         ValueError: if the scheme is not explicit and reversible or does not take this policy, or a number is out of
             range.
+        RuntimeError: later, if somebody asks for a second derivative.
     """
     single = systems.mass.ndim == 1
     if single:
@@ -248,17 +248,31 @@ class _Retraced(torch.autograd.Function):
         ctx.save_for_backward(*flat, *output[:-3], output[-1])
 
     @staticmethod
-    @once_differentiable
     def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
         with outside_transforms() as plain:
             saved = [plain(leaf) for leaf in ctx.saved_tensors]
-            return (
-                None,
-                None,
-                None,
-                None,
-                *_pull_back(ctx.machine, ctx.shapes, saved, list(map(plain, cotangents[:-3]))),
-            )
+            pulled = _pull_back(ctx.machine, ctx.shapes, saved, list(map(plain, cotangents[:-3])))
+        return (None, None, None, None, *_Once.apply(len(pulled), *pulled, *cotangents[:-3], *ctx.saved_tensors))
+
+
+class _Once(torch.autograd.Function):
+    """(count, tensors) -> the first so many of them; refuses to be differentiated.
+
+    (torch's own ``once_differentiable`` ties its refusal to no argument: asked for the derivative by one, torch would
+    answer 0.)
+    """
+
+    @staticmethod
+    def forward(count: int, *tensors: Tensor) -> tuple[Tensor, ...]:
+        return tuple(tensor.clone() for tensor in tensors[:count])
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
+        """Nothing is kept."""
+
+    @staticmethod
+    def backward(ctx: Any, *cotangents: Tensor) -> tuple[Any, ...]:
+        raise RuntimeError("retrace: can be differentiated once only; for second derivatives differentiate simulate")
 
 
 def _pull_back(

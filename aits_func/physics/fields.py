@@ -4,7 +4,6 @@ A field enters forces and energies alike. Any pair (acceleration, potential) wit
 acceleration = −∇ potential will do; the tidal field of a distant point mass is shipped.
 """
 
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -27,11 +26,15 @@ class Field(NamedTuple):
     static: bool = False
 
 
-def build_tidal_field(mass: float, position: Sequence[float] | Callable[[Tensor], Tensor], *, G: float = 1.0) -> Field:
+def build_tidal_field(
+    mass: float | Tensor, position: Sequence[float] | Tensor | Callable[[Tensor], Tensor], *, G: float = 1.0
+) -> Field:
     """Tidal field of a distant point mass, in the frame that falls freely with the origin.
 
         a(x) = G M [(R − x)/|R − x|³ − R/|R|³]
         Φ(x) = −G M [1/|R − x| − 1/|R| − x·R/|R|³]
+
+    Differentiable in mass and position, where these are tensors.
 
     Args:
         mass: M > 0.
@@ -49,9 +52,9 @@ def build_tidal_field(mass: float, position: Sequence[float] | Callable[[Tensor]
     Raises:
         ValueError: if mass or G is not > 0, or a fixed R is the origin or not finite.
     """
-    require(mass > 0, f"build_tidal_field: mass must be > 0, got {mass}")
+    require(bool(mass > 0), f"build_tidal_field: mass must be > 0, got {mass}")
     require(G > 0, f"build_tidal_field: G must be > 0, got {G}")
-    fixed = None if callable(position) else torch.tensor(list(position), dtype=torch.float64)
+    fixed = None if callable(position) else torch.as_tensor(position, dtype=torch.float64)
     if fixed is not None:
         require(
             bool(fixed.isfinite().all()) and bool(fixed.norm() > 0),
@@ -72,7 +75,7 @@ def build_tidal_field(mass: float, position: Sequence[float] | Callable[[Tensor]
     return Field(acceleration, potential, static=fixed is not None)
 
 
-def straight_path(position: Sequence[float], velocity: Sequence[float]) -> Callable[[Tensor], Tensor]:
+def straight_path(position: Sequence[float] | Tensor, velocity: Sequence[float] | Tensor) -> Callable[[Tensor], Tensor]:
     """A perturber on a straight line, R(t) = R₀ + V t.
 
     Args:
@@ -85,8 +88,9 @@ def straight_path(position: Sequence[float], velocity: Sequence[float]) -> Calla
     Raises:
         ValueError: if the two differ in length, or R₀ is the origin or not finite.
     """
+    start, drift = (torch.as_tensor(value, dtype=torch.float64) for value in (position, velocity))
     require(
-        all(math.isfinite(x) for x in (*position, *velocity)) and any(x != 0 for x in position),
+        bool(start.isfinite().all() & drift.isfinite().all() & (start != 0).any()),
         f"straight_path: position must be finite and not the origin, and velocity finite, got {list(position)} and "
         f"{list(velocity)}",
     )
@@ -94,7 +98,6 @@ def straight_path(position: Sequence[float], velocity: Sequence[float]) -> Calla
         len(position) == len(velocity),
         f"straight_path: position and velocity must have the same length, got {len(position)} and {len(velocity)}",
     )
-    start, drift = torch.tensor(position, dtype=torch.float64), torch.tensor(velocity, dtype=torch.float64)
     return lambda t: start.to(t) + drift.to(t) * t
 
 

@@ -87,9 +87,10 @@ def attempt_single_step(
     out, error = trial(params, tau, exploded | ~sample.active)
     error = torch.where(exploded, torch.full_like(error, torch.inf), error)
     accepted = (error < energy_threshold) | ~sample.active
-    # Elsewhere dt follows from ρ or W; in the direct scheme it is the predicted one, to the bit.
+    # Elsewhere dt follows from ρ or W, or is predicted several times; in the direct scheme it is the predicted one, to
+    # the bit.
     dt = torch.where(sample.active, factor * tau, torch.zeros_like(tau))
-    if whole.name != "direct":
+    if whole.name != "direct" or len(whole.stages) > 1:
         dt = torch.where(exploded, dt, out.dt / n_steps)
     return out.system, StepInfo(dt, error, accepted, exploded)
 

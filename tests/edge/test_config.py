@@ -5,8 +5,11 @@ import math
 
 import pytest
 
+from aits_func.base.engine import MODES
 from aits_func.edge.config import (
+    CHOICES,
     SOURCE_PRESET,
+    CompareConfig,
     InputError,
     SimulateConfig,
     TrainConfig,
@@ -20,7 +23,12 @@ from aits_func.edge.config import (
 from aits_func.learning.network import ACTIVATIONS
 from aits_func.loops.objective import LOSS_ON
 from aits_func.loops.replay import CONVERGENCE, HISTORY
+from aits_func.loops.work_precision import COSTS
+from aits_func.physics.compositions import COMPOSITIONS
+from aits_func.physics.criteria import CRITERIA
 from aits_func.physics.integrators import INTEGRATORS
+from aits_func.physics.schemes import SCHEMES
+from aits_func.physics.time_transformations import UNITS, WEIGHTS
 from aits_func.timestep.features import VOCABULARIES
 from aits_func.timestep.step import ENERGY_SCALES
 
@@ -31,6 +39,10 @@ def train(tables=None, flags=None, **options):
 
 def simulate(tables=None, flags=None, **options):
     return build_config(SimulateConfig, tables or {}, flags or {}, where="a.toml", **options)
+
+
+def compare(tables=None, flags=None, **options):
+    return build_config(CompareConfig, tables or {}, flags or {}, where="a.toml", **options)
 
 
 def refused(*arguments, build=train, **options):
@@ -117,13 +129,49 @@ def test_the_words_that_a_configuration_takes_are_those_that_the_library_takes()
         "energy_scale": ENERGY_SCALES,
         "activation": tuple(ACTIVATIONS),
         "integrator": tuple(INTEGRATORS),
+        "criterion": tuple(CRITERIA),
+        "scheme": SCHEMES,
+        "weights": WEIGHTS,
     }
-    for key, words in choices.items():
-        message = refused({"train": {key: "?"}})
+    of_comparison = {"compile": MODES, "cost": COSTS, "scheme": SCHEMES}
+    assert set(CHOICES["unit"]) == set(UNITS)  # a key of rules alone
+    for build, section, key, words in [
+        *((train, "train", key, words) for key, words in choices.items()),
+        *((compare, "compare", key, words) for key, words in of_comparison.items()),
+        (simulate, "simulate", "compile", MODES),
+    ]:
+        message = refused({section: {key: "?"}}, build=build)
         assert set(words) == set(message.split("one of ")[1].split(", got")[0].split(", ")), key
 
 
 # --- what is accepted
+
+
+@pytest.mark.parametrize("order", sorted(COMPOSITIONS))
+def test_every_order_that_there_is_a_composition_for_is_accepted(order):
+    tables = {"order": order}
+    assert [build(tables).order for build in (train, simulate, compare)] == [order] * 3
+
+
+@pytest.mark.parametrize("order", [0, 1, 3, 5, 7, 10, -2])
+def test_an_order_that_there_is_none_for_is_refused(order):
+    for build in (train, simulate, compare):
+        assert refused({"order": order}, build=build) == f"a.toml: order must be one of 2, 4, 6, 8, got {order}"
+
+
+def test_rules_are_a_list_of_tables_in_the_order_of_the_file(tmp_path):
+    path = tmp_path / "a.toml"
+    path.write_text('[compare]\nt_end = 2\n[[compare.rules]]\ncriterion = "p_norm"\n[[compare.rules]]\npeer = "x"\n')
+    config = compare(read_toml(path))
+    assert (config.t_end, config.rules) == (2.0, ({"criterion": "p_norm"}, {"peer": "x"}))
+    assert config_from_dict(CompareConfig, config_to_dict(config), where="a.toml") == config
+    assert train(read_toml(path)) == TrainConfig()  # no matter to the other sections
+
+
+def test_rules_that_are_no_tables_are_refused():
+    assert refused({"compare": {"rules": {"a": 1}}}, build=compare).startswith("a.toml [compare]: rules must be a list")
+    message = refused({"compare": {"rules": ["p_norm"]}}, build=compare)
+    assert message == "a.toml [compare]: every entry of rules must be a table, got 'p_norm'"
 
 
 def test_a_whole_number_does_for_a_float_and_one_name_for_a_list_of_systems():
@@ -162,6 +210,12 @@ def test_the_least_value_is_allowed_and_the_next_below_is_refused(key, least):
     assert message == f"a.toml: {key} must be >= {int(least)}, got {below}"
 
 
+@pytest.mark.parametrize(("key", "least"), [("max_evaluations", 1), ("resamples", 0)])
+def test_the_least_values_of_a_comparison_are_kept_too(key, least):
+    assert getattr(compare({"compare": {key: least}}), key) == least
+    assert f"{key} must be >= {least}, got {least - 1}" in refused({"compare": {key: least - 1}}, build=compare)
+
+
 @pytest.mark.parametrize("key", ["max_steps", "record_every"])
 def test_the_least_values_of_a_simulation_are_kept_too(key):
     least = {"max_steps": 1, "record_every": 0}[key]
@@ -177,6 +231,9 @@ def test_the_least_values_of_a_simulation_are_kept_too(key):
         (train, "train", "bound", 1),
         (simulate, "simulate", "t_end", 0),
         (simulate, "simulate", "compare_tolerance", 0),
+        (simulate, "simulate", "h", 0),
+        (compare, "compare", "t_end", 0),
+        (compare, "compare", "peer_timeout", 0),
     ],
 )
 def test_a_value_that_must_exceed_a_bound_is_refused_at_it(build, section, key, bound):
@@ -229,9 +286,9 @@ def test_a_restart_that_leaves_every_trajectory_empty_is_refused():
     assert train({"train": table | {"restart_each_epoch": False}}).steps_per_epoch == 4
 
 
-@pytest.mark.parametrize("build", [train, simulate])
+@pytest.mark.parametrize("build", [train, simulate, compare])
 def test_no_systems_at_all_are_refused(build):
-    section = {train: "train", simulate: "simulate"}[build]
+    section = {train: "train", simulate: "simulate", compare: "compare"}[build]
     assert "systems must name at least one" in refused({section: {"systems": []}}, build=build)
 
 
@@ -295,7 +352,10 @@ def test_a_key_of_the_other_section_is_unknown_in_this_one():
     assert "unknown key 't_end'" in refused({"train": {"t_end": 1.0}})
 
 
-@pytest.mark.parametrize(("section", "word"), [("trian", "train"), ("simulation", "simulate"), ("feild", "field")])
+@pytest.mark.parametrize(
+    ("section", "word"),
+    [("trian", "train"), ("simulation", "simulate"), ("comparison", "compare"), ("feild", "field")],
+)
 def test_an_unknown_section_is_refused_with_the_nearest_right_one(section, word):
     assert refused({section: {}}) == f"a.toml: unknown section [{section}]; did you mean {word!r}?"
 
@@ -315,6 +375,9 @@ def test_a_section_must_be_a_table():
         ("features", "invariants", "invariant"),
         ("normalize_inputs", "automatic", "auto"),
         ("policy", "residuals", "residual"),
+        ("policy", "transformations", "transformation"),
+        ("scheme", "hairer-soderlind", "hairer_soderlind"),
+        ("weights", "mass_products", "mass_product"),
         ("criterion", "freefall", "free_fall"),
         ("activation", "tan", "tanh"),
         ("optimizer", "adamW", "adamw"),

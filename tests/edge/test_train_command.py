@@ -445,3 +445,68 @@ def test_debug_shows_the_traceback(aits, write):
 
 def test_mean_dt_of_a_run_is_finite(trained):
     assert math.isfinite(summary(trained)["replay_mean_dt"])
+
+
+# --- schemes
+
+SCHEMES = {
+    "hairer_soderlind": {"scheme": "hairer_soderlind"},
+    "hairer_soderlind 4": {"scheme": "hairer_soderlind", "order": 4},
+    "time_transformed": {"scheme": "time_transformed", "policy": "transformation"},
+    "at rest": {"scheme": "time_transformed", "policy": "residual"},
+    "implicit_symmetric": {"scheme": "implicit_symmetric"},
+}
+
+
+@pytest.mark.parametrize("options", SCHEMES.values(), ids=SCHEMES)
+def test_a_policy_is_trained_in_every_scheme_and_simulated_in_the_same(succeed, write, tmp_path, options):
+    config = write(train=options | {"epochs": 1})
+    succeed("train", config, "--out", "a")
+    table = read_toml(tmp_path / "a" / "config.toml")["train"]
+    assert {key: table[key] for key in options} == options
+    (line,) = read_metrics(tmp_path / "a" / "metrics.jsonl")
+    assert line["collect_accepted"] == 6
+    assert line["replay_mean_dt"] > 0
+    succeed("simulate", config, "--checkpoint", "a", "--out", "b")
+    simulated = read_toml(tmp_path / "b" / "config.toml")["simulate"]
+    assert (simulated["scheme"], simulated["order"]) == (options["scheme"], options.get("order", 2))
+    (row,) = json.loads((tmp_path / "b" / "summary.json").read_text())["simulate"]["results"]
+    assert row["status"]["finished"] == row["count"] == 2
+    # what a step and a start cost says which scheme it was
+    per_step, at_start = {
+        "hairer_soderlind": (5 if "order" in options else 1, 1),  # on kick–drift–kick, as it sees velocities
+        "time_transformed": (1, 0),
+        "implicit_symmetric": (3, 1),
+    }[options["scheme"]]
+    assert row["force_evaluations"] == per_step * row["steps"] + at_start * row["count"]
+
+
+def test_the_scheme_decides_on_what_is_learned(succeed, write, tmp_path):
+    for scheme in ("direct", "hairer_soderlind"):
+        succeed("train", write(train={"epochs": 1, "scheme": scheme}), "--out", scheme)
+    left, right = tensors(tmp_path / "direct"), tensors(tmp_path / "hairer_soderlind")
+    assert left.keys() == right.keys()
+    assert any(not torch.equal(left[name], right[name]) for name in left)
+
+
+def test_a_simulation_may_ask_for_another_scheme_than_the_training(succeed, write, tmp_path):
+    config = write(train={"epochs": 1, "scheme": "hairer_soderlind"})
+    succeed("train", config, "--out", "a")
+    succeed("simulate", config, "--checkpoint", "a", "--out", "b", "--scheme", "direct")
+    (row,) = json.loads((tmp_path / "b" / "summary.json").read_text())["simulate"]["results"]
+    assert read_toml(tmp_path / "b" / "config.toml")["simulate"]["scheme"] == "direct"
+    assert row["force_evaluations"] == row["steps"] + row["count"]
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"scheme": "hairer_soderlind", "criterion": "hut_makino"}, "this step function is not smooth"),
+        ({"scheme": "hairer_soderlind", "activation": "relu"}, "this step function is not smooth"),
+        ({"scheme": "time_transformed", "features": "basic"}, "this step function"),
+        ({"order": 4}, "order"),
+    ],
+)
+def test_a_policy_that_its_scheme_does_not_take_is_refused(refuse, write, tmp_path, options, complaint):
+    assert complaint in refuse("train", write(train=options), "--out", "a")
+    assert not (tmp_path / "a").exists()

@@ -14,10 +14,14 @@ from aits_func.physics.fields import build_tidal_field, straight_path
 from aits_func.physics.gravity import build_gravity
 from aits_func.physics.initial_conditions import gaussian_cluster
 from aits_func.physics.integrators import build_leapfrog_dkd, build_leapfrog_kdk, evolve
-from aits_func.physics.pair_criteria import p_norm
+from aits_func.physics.pair_criteria import hut_makino, p_norm
+from aits_func.physics.schemes import SCHEMES, build_scheme
+from aits_func.physics.time_transformations import pair_norm
+from aits_func.timestep.binding import bind
 from aits_func.timestep.features import build_features
-from aits_func.timestep.policy import Policy, build_residual_policy
+from aits_func.timestep.policy import Policy, build_criterion_policy, build_residual_policy
 from aits_func.timestep.step import attempt_single_step, build_step
+from aits_func.timestep.transformation_policy import build_transformation_policy
 from aits_func.timestep.window import first_sample
 
 SOFTENING = 0.05
@@ -369,3 +373,136 @@ def test_the_step_draws_no_random_numbers_and_changes_no_input():
 def test_what_is_no_step_is_refused(options, message):
     with pytest.raises(ValueError, match=f"build_step: {message}"):
         build_step(CLOCK, GRAVITY, KDK, **options)
+
+
+# --- schemes ---------------------------------------------------------------------------------------------------------
+
+
+def learned(name, unit="natural"):
+    """A policy in the midst of training where it belongs: (policy, params, scheme)."""
+    if name == "time_transformed":
+        policy = build_transformation_policy(GRAVITY, eta=0.3, unit=unit, hidden=(3,))
+    else:
+        policy = build_residual_policy(build_features("invariant", GRAVITY), p_norm(GRAVITY, eta=0.6), hidden=(3,))
+    return policy, grown(policy.init(0)), build_scheme(name, GRAVITY)
+
+
+@pytest.mark.parametrize("name", SCHEMES)
+@pytest.mark.parametrize("n_steps", [1, 2])
+def test_a_step_is_the_begin_and_the_steps_of_its_scheme(name, n_steps):
+    policy, params, scheme = learned(name)
+    samples = samples_with([0.0] * 3)
+    step = build_step(policy, GRAVITY, scheme, h=0.7, n_steps=n_steps, energy_threshold=1e-4)
+    after, info = batched(step)(params, samples)
+    for row in range(3):
+        sample = tree.take(samples, row)
+        rule = bind(policy, params, sample.window, scheme=scheme, gravity=GRAVITY)
+        system, elapsed = sample.system, tensor(0.0)
+        carry = scheme.init(rule, system)
+        for _ in range(n_steps):
+            system, carry, dt, _ = scheme.step(rule, system, carry, tensor(0.7))
+            elapsed = elapsed + dt
+        for ours, theirs in zip(tree.take(after, row), system, strict=True):
+            torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-14)  # the same formulas, summed otherwise
+        torch.testing.assert_close(info.dt[row], elapsed / n_steps, rtol=1e-12, atol=0)
+        error = abs(GRAVITY.energy(system) - GRAVITY.energy(sample.system)) / abs(GRAVITY.energy(sample.system))
+        # energies carry 1e-15 of their parts, some ten times the total; the guard is another 1e-12 of the error
+        torch.testing.assert_close(info.energy_error[row], error, rtol=1e-10, atol=1e-13)
+        assert bool(info.accepted[row]) == bool(error < 1e-4)
+    assert not info.exploded.any()
+
+
+@pytest.mark.parametrize("name", ["hairer_soderlind", "time_transformed"])
+def test_what_a_scheme_carries_starts_afresh_from_the_parameters_at_hand(name):
+    # η twice as large: ρ and W half, so twice the step, as nothing of the first attempt is kept
+    criterion = pair_norm if name == "time_transformed" else p_norm
+    policy = build_criterion_policy(criterion(GRAVITY, eta=1e-4))
+    step = batched(build_step(policy, GRAVITY, build_scheme(name, GRAVITY)))
+    samples, params = samples_with([0.0] * 3), policy.init(0)
+    once, twice = (step({"log_eta": params["log_eta"] + math.log(k)}, samples)[1].dt for k in (1, 2))
+    # up to the change of the step within itself, some η = 1e-4 of it
+    torch.testing.assert_close(twice / once, torch.full((3,), 2.0, dtype=torch.float64), rtol=1e-3, atol=0)
+
+
+@pytest.mark.parametrize("name", ["hairer_soderlind", "time_transformed"])
+@pytest.mark.parametrize("n_steps", [1, 2])
+def test_the_gradient_in_a_reversible_scheme_is_that_of_central_differences(name, n_steps):
+    policy, params, scheme = learned(name)
+    step = build_step(policy, GRAVITY, scheme, n_steps=n_steps)
+    samples = samples_with([0.0] * 4, seed=3)
+    slope = grad(lambda p: mean_loss(step, p, samples))(params)
+    assert mean_loss(step, params, samples) > 1  # some lie outside of the band, or there were nothing to see
+    leaves, h = tree.leaves(params), 1e-5
+    make = torch.Generator().manual_seed(0)
+    for number, (leaf, derivative) in enumerate(zip(leaves, tree.leaves(slope), strict=True)):
+        direction = torch.randn(leaf.shape, generator=make, dtype=torch.float64)
+        ends = []
+        for sign in (1, -1):
+            moved = [old + sign * h * direction if k == number else old for k, old in enumerate(leaves)]
+            ends.append(mean_loss(step, tree.replace_leaves(params, moved), samples))
+        # as in the direct scheme: the energies carry 1e-16 and ε > 1e-5, so ln ε carries 1e-11, divided by h: 1e-6
+        torch.testing.assert_close((derivative * direction).sum(), (ends[0] - ends[1]) / (2 * h), rtol=1e-6, atol=3e-6)
+    assert all(leaf.abs().max() > 0 for leaf in tree.leaves(slope))
+
+
+def flying_apart(samples, row):
+    """One of the systems expands so fast that its ρ or W would be negative after a step."""
+    velocity = samples.system.velocity.clone()
+    velocity[row] = 1e3 * samples.system.position[row]
+    return samples._replace(system=samples.system._replace(velocity=velocity))
+
+
+@pytest.mark.parametrize("name", ["hairer_soderlind", "time_transformed"])
+@pytest.mark.parametrize("n_steps", [1, 2])
+def test_a_step_whose_transformation_turns_negative_has_exploded_and_leaves_the_others_alone(name, n_steps):
+    policy, params, scheme = learned(name, unit="one")  # the natural unit would grow with the energy
+    step = build_step(policy, GRAVITY, scheme, n_steps=n_steps)
+    samples = flying_apart(samples_with([0.0] * 3, seed=3), 1)
+    sample = tree.take(samples, 1)
+    rule = bind(policy, params, sample.window, scheme=scheme, gravity=GRAVITY)
+    out = scheme.step(rule, sample.system, scheme.init(rule, sample.system), tensor(1.0))
+    assert not out.valid
+    assert out.system.position.isfinite().all()  # not an overflow, but ρ or W
+
+    after, info = batched(step)(params, samples)
+    assert info.exploded.tolist() == [False, True, False]
+    assert not info.accepted[1]
+    assert info.energy_error[1] == math.inf
+    # the dt that the policy said
+    said = policy.apply(params, sample.system, sample.window)
+    torch.testing.assert_close(info.dt[1], said, rtol=1e-12, atol=0)
+    for leaf, old in zip(after, samples.system, strict=True):
+        assert torch.equal(leaf[1], old[1])
+
+    def losses(params, samples):
+        _, info = batched(step)(params, samples)
+        return compute_single_step_loss(info.energy_error, info.dt, info.exploded)
+
+    slope = grad(lambda p: losses(p, samples)[::2].sum())(params)
+    alone = grad(lambda p: losses(p, tree.take(samples, torch.tensor([0, 2]))).sum())(params)
+    for ours, theirs in zip(tree.leaves(slope), tree.leaves(alone), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-12)  # a smaller batch sums in another order
+    whole = grad(lambda p: losses(p, samples).sum())(params)
+    assert all(leaf.isfinite().all() for leaf in tree.leaves(whole))
+
+
+def test_a_reversible_scheme_refuses_a_policy_with_a_kink_and_one_of_unknown_traits():
+    for name in ("hairer_soderlind", "time_transformed", "implicit_symmetric"):
+        scheme = build_scheme(name, GRAVITY)
+        with pytest.raises(ValueError, match=f"build_step: the scheme {name} is reversible, and .* is not smooth"):
+            build_step(build_criterion_policy(hut_makino(GRAVITY)), GRAVITY, scheme)
+        with pytest.raises(ValueError, match="a rule of your own declares what holds"):
+            build_step(CLOCK, GRAVITY, scheme)
+    build_step(CLOCK, GRAVITY, build_scheme("direct", GRAVITY))  # any rule will do
+
+
+@pytest.mark.parametrize("h", [0.0, -1.0, math.nan])
+def test_a_factor_that_is_not_positive_is_refused(h):
+    with pytest.raises(ValueError, match=r"build_step: h must be > 0 \(a factor on the step, 1 for none\), got"):
+        build_step(CLOCK, GRAVITY, KDK, h=h)
+
+
+def test_h_is_a_factor_on_the_step():
+    sample = tree.take(samples_with([0.1]), 0)
+    _, info = build_step(CLOCK, GRAVITY, KDK, h=0.5)(tensor(1.0), sample)
+    assert info.dt == 0.05

@@ -1,0 +1,282 @@
+"""Compiled against eager: the same numbers, compiled once for every shape, and a reason where not at all."""
+
+import shutil
+from typing import NamedTuple
+
+import pytest
+import torch
+from torch import Tensor
+from torch.func import grad, grad_and_value, jvp, vmap
+
+from aits_func.base.engine import MODES, build_engine, is_tracked, missing_compiler, outside_transforms
+
+needs_compiler = pytest.mark.skipif(missing_compiler(torch.device("cpu")) != "", reason="needs a C++ compiler")
+
+
+class Bodies(NamedTuple):
+    mass: Tensor  # (B, N)
+    position: Tensor  # (B, N, 2)
+
+
+class Outcome(NamedTuple):
+    slopes: Bodies
+    value: Tensor  # (B,)
+    given: Tensor  # (B, N), the masses as they came
+
+
+def energy(scale, bodies):
+    """Something with a square root, a power and a sum over pairs, of ONE set of bodies."""
+    first, second = torch.triu_indices(len(bodies.mass), len(bodies.mass), 1)
+    distance = (bodies.position[first] - bodies.position[second]).pow(2).sum(-1).sqrt()
+    return (scale["a"] * bodies.mass[first] * bodies.mass[second] / distance**1.5).sum()
+
+
+def slopes_of(scale, bodies):
+    slopes, value = vmap(grad_and_value(energy, argnums=1), in_dims=(None, 0))(scale, bodies)
+    return Outcome(slopes, value, bodies.mass)
+
+
+def bodies_of(count, n=3, seed=0):
+    make = torch.Generator().manual_seed(seed)
+    return Bodies(
+        1 + torch.rand(count, n, generator=make, dtype=torch.float64),
+        torch.randn(count, n, 2, generator=make, dtype=torch.float64),
+    )
+
+
+SCALE = {"a": torch.tensor(1.3, dtype=torch.float64)}
+
+
+@pytest.fixture(scope="module")
+def compiled():
+    """An engine that is compiled already, for four sets of three bodies."""
+    engine = build_engine(slopes_of, mode="on")
+    engine(SCALE, bodies_of(4))
+    assert engine.reason == ""
+    return engine
+
+
+def assert_close(ours, theirs):
+    # The same twenty operations; machine code contracts products and sums and takes another root: 1e-16 each.
+    torch.testing.assert_close(ours, theirs, rtol=1e-13, atol=1e-14)
+
+
+def assert_same_outcome(ours, theirs):
+    assert type(ours) is Outcome
+    assert type(ours.slopes) is Bodies
+    for a, b in zip((*ours.slopes, *ours[1:]), (*theirs.slopes, *theirs[1:]), strict=True):
+        assert_close(a, b)
+
+
+# --- compiled --------------------------------------------------------------------------------------------------------
+
+
+@needs_compiler
+def test_a_compiled_map_over_gradients_is_the_eager_one_and_keeps_its_trees(compiled):
+    for seed in range(3):
+        bodies = bodies_of(4, seed=seed)
+        assert_same_outcome(compiled(SCALE, bodies), slopes_of(SCALE, bodies))
+    assert compiled.compile_seconds > 0
+
+
+@needs_compiler
+def test_the_values_of_all_arguments_are_read_anew(compiled):
+    one, other = (compiled({"a": torch.tensor(a, dtype=torch.float64)}, bodies_of(4)) for a in (1.0, 2.0))
+    assert_close(other.value, 2 * one.value)
+
+
+@needs_compiler
+def test_the_same_shapes_are_compiled_for_once_and_new_ones_anew(compiled):
+    before = compiled.compile_seconds
+    compiled(SCALE, bodies_of(4, seed=9))
+    assert compiled.compile_seconds == before
+    assert_same_outcome(compiled(SCALE, bodies_of(5)), slopes_of(SCALE, bodies_of(5)))
+    between = compiled.compile_seconds
+    assert between > before
+    compiled(SCALE, bodies_of(4))
+    compiled(SCALE, bodies_of(5))
+    assert compiled.compile_seconds == between  # both are kept
+
+
+@needs_compiler
+def test_arguments_may_lie_in_memory_as_they_like(compiled):
+    wide = bodies_of(4).position.transpose(0, 2).contiguous().transpose(0, 2)  # not contiguous
+    one = bodies_of(1)
+    for bodies in (
+        bodies_of(4)._replace(position=wide),
+        Bodies(one.mass.expand(4, 3), one.position.expand(4, 3, 2)),  # one memory four times
+        Bodies(bodies_of(8).mass[::2], bodies_of(8).position[4:]),  # strides and offsets
+    ):
+        assert_same_outcome(compiled(SCALE, bodies), slopes_of(SCALE, bodies))
+
+
+@needs_compiler
+def test_a_result_that_is_an_argument_is_a_memory_of_its_own(compiled):
+    bodies = bodies_of(4)
+    mass = bodies.mass.clone()
+    outcome = compiled(SCALE, bodies)
+    assert torch.equal(outcome.given, mass)
+    assert outcome.given.data_ptr() != bodies.mass.data_ptr()
+    outcome.given.zero_()
+    assert torch.equal(bodies.mass, mass)
+    again = compiled(SCALE, bodies)
+    assert torch.equal(again.given, mass)  # nor does the next call give the same memory
+
+
+@needs_compiler
+def test_two_arguments_of_one_memory_are_two_arguments(compiled):
+    bodies = bodies_of(4)
+    same = Bodies(bodies.position[..., 0], bodies.position)
+    assert_same_outcome(compiled(SCALE, same), slopes_of(SCALE, same))
+
+
+@needs_compiler
+def test_machine_code_changes_no_argument_and_asks_for_no_gradient(compiled):
+    bodies = bodies_of(4)
+    before = [leaf.clone() for leaf in bodies]
+    outcome = compiled(SCALE, bodies)
+    assert all(torch.equal(leaf, old) for leaf, old in zip(bodies, before, strict=True))
+    assert not any(leaf.requires_grad for leaf in outcome.slopes)
+
+
+# --- differentiated --------------------------------------------------------------------------------------------------
+
+
+@needs_compiler
+def test_what_is_differentiated_runs_eagerly_and_has_the_right_gradients(compiled):
+    bodies, before = bodies_of(4), compiled.compile_seconds
+
+    def through(function):
+        def total(position):
+            return function(SCALE, bodies._replace(position=position)).value.pow(2).sum()
+
+        leaf = bodies.position.clone().requires_grad_()
+        (by_autograd,) = torch.autograd.grad(total(leaf), leaf)
+        by_func = grad(total)(bodies.position)
+        forward = jvp(total, (bodies.position,), (torch.ones_like(bodies.position),))[1]
+        mapped = vmap(total)(torch.stack([bodies.position, 2 * bodies.position]))
+        return by_autograd, by_func, forward, mapped
+
+    for ours, theirs in zip(through(compiled), through(slopes_of), strict=True):
+        assert torch.equal(ours, theirs)  # the very same code
+    # And right, not only the same: V² with V = Σ mm/r^1.5 has the gradient 2 V ∇V, and ∇V is what the function gives.
+    known = slopes_of(SCALE, bodies)
+    assert_close(through(compiled)[1], 2 * known.value[:, None, None] * known.slopes.position)
+    assert (compiled.compile_seconds, compiled.reason) == (before, "")  # it did not give up compiling
+
+
+@needs_compiler
+def test_with_gradients_switched_off_a_leaf_that_requires_one_is_no_obstacle(compiled):
+    bodies = bodies_of(4)
+    leaf = bodies.position.clone().requires_grad_()
+    assert is_tracked(leaf)
+    with torch.no_grad():
+        assert not is_tracked(leaf)
+        outcome = compiled(SCALE, bodies._replace(position=leaf))
+    assert not outcome.value.requires_grad
+    assert torch.equal(outcome.value, compiled(SCALE, bodies).value)  # the same machine code
+
+
+@needs_compiler
+def test_outside_of_the_transforms_machine_code_runs_in_the_midst_of_a_gradient(compiled):
+    bodies, seen = bodies_of(4), []
+
+    def total(position):
+        inside = compiled(SCALE, bodies._replace(position=position))
+        with outside_transforms() as plain:
+            seen.append((is_tracked(position), is_tracked(plain(position))))
+            outside = compiled(SCALE, bodies._replace(position=plain(position)))
+            seen.append(is_tracked(outside.value))
+        # what was computed outside is a constant to the gradient, and inside it goes on
+        return (outside.value * inside.value).sum()
+
+    slope = grad(total)(bodies.position)
+    assert seen == [(True, False), False]
+    known = slopes_of(SCALE, bodies)
+    assert_close(slope, known.value[:, None, None] * known.slopes.position)
+
+
+def test_outside_of_nested_transforms_a_tensor_is_as_it_was_given():
+    x, seen = torch.randn(3, 2, dtype=torch.float64, generator=torch.Generator().manual_seed(0)), []
+
+    def inner(row):
+        with outside_transforms() as plain:
+            seen.append(plain(row))
+        return row.pow(3).sum()
+
+    second = grad(lambda rows: vmap(grad(inner))(rows).sum())(x)
+    assert torch.equal(seen[0], x)  # every level is peeled off, the mapped axis included
+    assert not seen[0].requires_grad
+    torch.testing.assert_close(second, 6 * x, rtol=1e-15, atol=0)  # and the gradients go on: 6x of x³
+
+
+# --- not compiled ----------------------------------------------------------------------------------------------------
+
+
+def test_off_runs_eagerly_and_says_so():
+    engine = build_engine(slopes_of, mode="off")
+    assert engine.reason == "compile is off"
+    for ours, theirs in zip(engine(SCALE, bodies_of(2))[1:], slopes_of(SCALE, bodies_of(2))[1:], strict=True):
+        assert torch.equal(ours, theirs)
+    assert engine.compile_seconds == 0
+
+
+def test_without_a_compiler_auto_runs_eagerly_and_on_refuses(monkeypatch):
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    engine = build_engine(slopes_of, mode="auto")
+    assert engine.reason == ""
+    assert torch.equal(engine(SCALE, bodies_of(2)).value, slopes_of(SCALE, bodies_of(2)).value)
+    assert engine.reason == "no C++ compiler was found"
+    assert torch.equal(engine(SCALE, bodies_of(3)).value, slopes_of(SCALE, bodies_of(3)).value)
+    with pytest.raises(
+        ValueError, match=r'^compile = "on": no C\+\+ compiler was found; use compile = "auto" or "off"$'
+    ):
+        build_engine(slopes_of, mode="on")(SCALE, bodies_of(2))
+
+
+def test_any_of_the_usual_compilers_will_do(monkeypatch):
+    for name in ("g++", "clang++", "c++"):
+        monkeypatch.setattr(shutil, "which", lambda asked, name=name: "/bin/it" if asked == name else None)
+        assert missing_compiler(torch.device("cpu")) == ""
+    monkeypatch.setattr(shutil, "which", lambda name: None)
+    assert missing_compiler(torch.device("cuda")) == ""  # a GPU's compiler comes with torch
+
+
+def branching(x):
+    return 2 * x if x.sum() > 0 else -x
+
+
+def test_a_function_that_branches_on_a_tensor_runs_eagerly_with_a_reason_of_one_line():
+    engine, x = build_engine(branching, mode="auto"), torch.tensor([1.0, 2.0])
+    for value in (x, -x, x):  # a trace would have kept the branch of the first
+        assert torch.equal(engine(value), branching(value))
+    assert engine.reason.startswith("torch could not compile it: ")
+    assert "\n" not in engine.reason
+    assert len(engine.reason) < 240
+
+
+def test_a_function_that_cannot_be_compiled_is_refused_where_compiling_was_asked_for():
+    engine = build_engine(branching, mode="on")
+    for _ in range(2):  # and again, if somebody goes on
+        with pytest.raises(ValueError, match=r'^compile = "on": torch could not compile it: .*use compile = "auto"'):
+            engine(torch.tensor([1.0, 2.0]))
+
+
+def test_a_function_without_tensors_is_run_as_it_is():
+    engine = build_engine(lambda: (), mode="auto")
+    assert engine() == ()
+    assert engine.reason == "there is no tensor to compile for"
+
+
+def test_an_error_of_the_function_itself_is_its_own():
+    def wrong(x):
+        raise KeyError("mine")
+
+    with pytest.raises(KeyError, match="mine"):
+        build_engine(wrong, mode="auto")(torch.ones(2))
+
+
+def test_another_mode_is_refused():
+    assert MODES == ("auto", "on", "off")
+    with pytest.raises(ValueError, match="build_engine: compile must be one of auto, on, off, got 'yes'"):
+        build_engine(slopes_of, mode="yes")
