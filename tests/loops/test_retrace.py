@@ -416,7 +416,7 @@ for steps in map(int, counts):
 def memory(*arguments):
     """Peak memory after each run, MiB above that after the imports, in a process of its own."""
     done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", MEMORY, *map(str, arguments)],
+        [sys.executable, "-P", "-W", "ignore", "-c", MEMORY, *map(str, arguments)],
         capture_output=True,
         text=True,
         check=False,

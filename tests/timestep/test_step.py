@@ -10,12 +10,14 @@ from aits_func.base import tree
 from aits_func.base.check import make_system
 from aits_func.learning.losses import compute_single_step_loss
 from aits_func.learning.network import Layer
+from aits_func.physics.criterion import no_constants
 from aits_func.physics.fields import build_tidal_field, straight_path
 from aits_func.physics.gravity import build_gravity
 from aits_func.physics.initial_conditions import gaussian_cluster
 from aits_func.physics.integrators import build_leapfrog_dkd, build_leapfrog_kdk, evolve
 from aits_func.physics.pair_criteria import hut_makino, p_norm
 from aits_func.physics.schemes import SCHEMES, build_scheme
+from aits_func.physics.step_function import REVERSIBLE, PositionForm
 from aits_func.physics.time_transformations import pair_norm
 from aits_func.timestep.binding import bind
 from aits_func.timestep.features import build_features
@@ -506,3 +508,21 @@ def test_h_is_a_factor_on_the_step():
     sample = tree.take(samples_with([0.1]), 0)
     _, info = build_step(CLOCK, GRAVITY, KDK, h=0.5)(tensor(1.0), sample)
     assert info.dt == 0.05
+
+
+# The clock as a step function that reversible schemes take, on its word.
+SWORN = CLOCK._replace(
+    traits=REVERSIBLE,
+    position_form=PositionForm(no_constants, lambda params, system, constants: 1 / (params * system.time)),
+)
+
+
+@pytest.mark.parametrize("name", ["hairer_soderlind", "time_transformed"])
+def test_an_infinite_step_explodes_in_a_reversible_scheme_and_leaves_the_bodies_where_they_are(name):
+    samples = samples_with([0.05, math.inf, 0.05])
+    step = build_step(SWORN, GRAVITY, build_scheme(name, GRAVITY))
+
+    after, info = batched(step)(tensor(1.0), samples)
+    assert info.exploded.tolist() == [False, True, False]
+    for leaf, old in zip(after[1:3], samples.system[1:3], strict=True):
+        assert torch.equal(leaf[1], old[1])
