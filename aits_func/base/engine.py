@@ -18,6 +18,7 @@ import optree
 import torch
 from torch import Tensor
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch.autograd import forward_ad
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from .check import require_choice
@@ -29,7 +30,8 @@ class Engine:
     """A function that is compiled when it is first called with new shapes; call it like the function itself.
 
     Made by `build_engine`. It holds machine code, and is therefore the one kind of object here that changes by
-    being called: ``reason`` says why it runs eagerly ("" if it does not), ``compile_seconds`` what compiling has cost.
+    being called: ``reason`` says why it runs eagerly for some shapes ("" if for none), ``compile_seconds`` what
+    compiling has cost.
     """
 
     def __init__(self, function: Callable[..., Any], mode: str) -> None:
@@ -40,7 +42,7 @@ class Engine:
 
     def __call__(self, *trees: Any) -> Any:
         """The function of these trees, compiled unless there is a ``reason``."""
-        if self.reason:
+        if self._mode == "off":
             return self._function(*trees)
         leaves: list[Tensor]
         leaves, structure = optree.tree_flatten(trees)  # type: ignore[arg-type]
@@ -50,20 +52,21 @@ class Engine:
         # The identity of two leaves does not matter: nothing is written in place.
         key = (structure, *((leaf.shape, leaf.dtype, leaf.device) for leaf in leaves))
         if key not in self._compiled:
-            self.reason = missing_compiler(leaves[0].device) if leaves else "there is no tensor to compile for"
-            if self.reason:
-                return self._without(trees, self.reason)
-            try:
-                self._compiled[key] = self._compile(leaves, structure)
-            except Exception as error:  # whatever a tracer or a compiler may raise: eager code is always right
-                return self._without(trees, f"torch could not compile it: {' '.join(str(error).split())[:200]}")
+            self._compiled[key] = self._compile_or_not(leaves, structure)
         return self._compiled[key](leaves)
 
-    def _without(self, trees: Any, reason: str) -> Any:
+    def _compile_or_not(self, leaves: list[Tensor], structure: Any) -> Callable[[list[Tensor]], Any]:
+        """Machine code, or the function itself and a reason, for these shapes alone."""
+        reason = missing_compiler(leaves[0].device) if leaves else "there is no tensor to compile for"
+        if not reason:
+            try:
+                return self._compile(leaves, structure)
+            except Exception as error:  # whatever a tracer or a compiler may raise: eager code is always right
+                reason = f"torch could not compile it: {' '.join(str(error).split())[:200]}"
         if self._mode == "on":
             raise ValueError(f'compile = "on": {reason}; use compile = "auto" or "off"')
         self.reason = reason
-        return self._function(*trees)
+        return lambda arguments: self._function(*optree.tree_unflatten(structure, arguments))
 
     def _compile(self, leaves: list[Tensor], structure: Any) -> Callable[..., Any]:
         began = time.perf_counter()
@@ -112,7 +115,9 @@ def build_engine(function: Callable[..., Any], *, mode: str = "auto") -> Engine:
 
 def is_tracked(leaf: Tensor) -> bool:
     """Whether somebody differentiates or maps over this tensor."""
-    return (leaf.requires_grad and torch.is_grad_enabled()) or torch._C._functorch.is_functorch_wrapped_tensor(leaf)
+    if (leaf.requires_grad and torch.is_grad_enabled()) or torch._C._functorch.is_functorch_wrapped_tensor(leaf):
+        return True
+    return forward_ad._current_level >= 0 and forward_ad.unpack_dual(leaf).tangent is not None
 
 
 @contextmanager

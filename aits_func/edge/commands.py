@@ -99,10 +99,11 @@ def compare(options: dict[str, Any]) -> int:
     for name in missing:
         print(f"missing: {name} needs REBOUND; pip install 'aits_func[rebound]'", file=sys.stderr)
     total = len(sets) * sum(len(plan.tolerances) for plan in plans)
-    with comparison_progress(total) as show:
-        results = comparison.compare_sets(plans, sets, config, physics, show)
-    comparison_files.write_tables(directory, results)
-    draw_work_precision(directory / "work_precision.png", results)
+    results: list[comparison.SetComparison] = []
+    for result in comparison.compare_sets(plans, sets, config, physics, comparison_progress(total)):
+        results.append(result)
+        comparison_files.write_tables(directory, results)  # after every set: hours of work are lost to nothing
+        draw_work_precision(directory / "work_precision.png", results)
     for result in results:
         print_needs(result)
     print(f"written to {directory}")

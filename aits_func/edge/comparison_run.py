@@ -12,7 +12,7 @@ from ..base.types import System
 from ..loops.compare import Comparison, summarise
 from ..loops.policy_rule import build_policy_rule, natural_spin
 from ..loops.rules import Outcome, Rule, RunStatistics, run_rules
-from ..physics.criteria import build_criterion
+from ..physics.criteria import CONSTANTS_OF, build_criterion
 from ..physics.criterion import Criterion
 from ..physics.scheme import Scheme, check_traits
 from ..physics.schemes import as_scheme
@@ -108,11 +108,10 @@ def compare_sets(
     config: CompareConfig,
     physics: Physics,
     show: Callable[[SystemSet, Outcome, float], None],
-) -> list[SetComparison]:
-    """Every rule on every set, and a comparison of each set."""
+) -> Iterator[SetComparison]:
+    """Every rule on every set; yields the comparison of each set as soon as it is there."""
     names = [plan.name for plan in plans]
     reference = config.reference if config.reference in names else names[0]
-    results = []
     for item in sets:
         outcomes = []
         for outcome, seconds in run_set(plans, item, config, physics):
@@ -121,8 +120,7 @@ def compare_sets(
         comparison = summarise(
             outcomes, reference=reference, cost=config.cost, resamples=config.resamples, seed=config.seed
         )
-        results.append(SetComparison(item, comparison))
-    return results
+        yield SetComparison(item, comparison)
 
 
 def check_sets(plans: Sequence[Plan], sets: Sequence[SystemSet], where: str) -> None:
@@ -158,8 +156,10 @@ def _check_spec(spec: dict[str, Any], place: str) -> None:
     given = [kind for kind in _KINDS if kind in spec]
     if len(given) != 1:
         raise InputError(f"{place}: needs exactly one of {', '.join(_KINDS)}, got {', '.join(given) or 'none'}")
-    if spec.get("order", 2) not in (2, 4, 6, 8):
-        raise InputError(f"{place}: order must be one of 2, 4, 6, 8, got {spec['order']!r}")
+    order = spec.get("order", 2)
+    if type(order) is not int or order not in (2, 4, 6, 8):
+        raise InputError(f"{place}: order must be one of 2, 4, 6, 8, got {order!r}")
+    _refuse_useless(spec, given[0], place)
     if spec.get("peer", PEERS[0]) not in PEERS:
         raise InputError(f"{place}: peer must be one of {', '.join(PEERS)}, got {spec['peer']!r}")
     sweep = spec.get("tolerances", list(_DEFAULT_TOLERANCES))
@@ -167,11 +167,32 @@ def _check_spec(spec: dict[str, Any], place: str) -> None:
         raise InputError(f"{place}: tolerances must be a list of numbers > 0, got {sweep!r}")
 
 
+def _refuse_useless(spec: dict[str, Any], kind: str, place: str) -> None:
+    """A key that would be ignored is a misunderstanding."""
+    of_kind = {
+        "criterion": {"name", "tolerances", "criterion", "scheme", "order", *CONSTANTS_OF.get(spec.get(kind, ""), ())},
+        "checkpoint": {"name", "tolerances", "checkpoint", "scheme", "order"},
+        "peer": {"name", "tolerances", "peer"},
+    }[kind]
+    if spec.get("scheme", "direct") in ("direct", "implicit_symmetric"):
+        of_kind |= {"integrator"} if kind != "peer" else set()
+    for key in spec:
+        if key not in of_kind:
+            what = f"{spec['scheme']} has an integrator of its own" if key == "integrator" else f"this {kind} has none"
+            raise InputError(f"{place}: {key} would be ignored: {what}; it takes {', '.join(sorted(of_kind))}")
+
+
 def _plan(spec: dict[str, Any], config: CompareConfig, physics: Physics, place: str) -> Plan:
     tolerances = tuple(float(t) for t in spec.get("tolerances", _DEFAULT_TOLERANCES))
     if "peer" in spec:
         if config.field:
             raise InputError(f"{place}: peers know no external field; leave out the field, or this rule")
+        if config.energy_scale != "total":
+            raise InputError(
+                f'{place}: peers measure errors by |E₀|; set energy_scale = "total", or leave out this rule'
+            )
+        if spec["peer"] == "rebound_whfast" and config.softening > 0:
+            raise InputError(f"{place}: rebound_whfast knows no softening; set softening = 0, or leave out this rule")
         return Plan(spec.get("name", spec["peer"]), spec, None, None, tolerances)
     try:
         predictor = _of_checkpoint(spec, physics) if "checkpoint" in spec else _of_criterion(spec, physics)

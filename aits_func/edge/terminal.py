@@ -1,5 +1,6 @@
 """What the command line shows: progress while training, tables at the end."""
 
+import itertools
 import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -58,22 +59,17 @@ def print_scores(scores: Sequence[Score]) -> None:
     _console().print(table)
 
 
-@contextmanager
-def comparison_progress(total: int) -> Iterator[Callable[[SystemSet, RuleOutcome, float], None]]:
-    """A line for every rule and tolerance as soon as it is there."""
-    done = 0
+def comparison_progress(total: int) -> Callable[[SystemSet, RuleOutcome, float], None]:
+    """Prints a line for every rule and tolerance as soon as it is there."""
+    count = itertools.count(1)
 
     def show(item: SystemSet, outcome: RuleOutcome, seconds: float) -> None:
-        nonlocal done
-        done += 1
-        failed = int(outcome.statistics.failed.sum())
-        print(
-            f"{done}/{total}  {item.label}: {outcome.rule} at {outcome.tolerance:g}  {seconds:.1f} s"
-            + (f"  {failed} of {len(outcome.statistics.failed)} failed" if failed else ""),
-            flush=True,
-        )
+        failed, systems = int(outcome.statistics.failed.sum()), len(outcome.statistics.failed)
+        tail = f"  {failed} of {systems} failed" if failed else ""
+        head = f"{next(count)}/{total}  {item.label}: {outcome.rule} at {outcome.tolerance:g}"
+        print(f"{head}  {seconds:.1f} s{tail}", flush=True)
 
-    yield show
+    return show
 
 
 def print_needs(

@@ -8,7 +8,8 @@ from torch import Tensor
 from torch.func import vmap
 
 from ..base.check import require
-from ..base.types import System
+from ..base.tree import named_leaves
+from ..base.types import Params, System
 from ..physics.gravity import Gravity
 from ..timestep.run import Start
 
@@ -36,10 +37,11 @@ def step_factor(where: str, h: float | Tensor, systems: System) -> Tensor:
     """h as a tensor () in the dtype and on the device of the systems.
 
     Raises:
-        ValueError: if it is not one number > 0.
+        ValueError: if it is not one number > 0 and finite.
     """
     size = torch.as_tensor(h, dtype=systems.time.dtype, device=systems.time.device)
-    require(size.ndim == 0 and bool(size > 0), f"{where}: h must be one number > 0 (a factor on the step), got {h}")
+    right = size.ndim == 0 and bool((size > 0) & size.isfinite())
+    require(right, f"{where}: h must be one number > 0 and finite (a factor on the step), got {h}")
     return size
 
 
@@ -68,15 +70,15 @@ def times_to_reach(
         systems.mass.ndim == 2,
         f"{where}: systems must be one system or a batch, mass (N,) or (B, N), got {tuple(systems.mass.shape)}",
     )
+    require(len(systems.mass) > 0, f"{where}: systems must hold at least one system, got none")
     require(
         (t_end is None) != (steps is None), f"{where}: give either t_end (a time) or steps (a number of steps to take)"
     )
-    require(steps is None or steps >= 1, f"{where}: steps must be >= 1, got {steps}")
+    whole = steps is None or (isinstance(steps, int) and steps >= 1)
+    require(whole, f"{where}: steps must be a whole number >= 1, got {steps}")
     require(steps is None or not output_times, f"{where}: output_times need t_end, not a number of steps")
-    targets = [
-        torch.as_tensor(t, dtype=systems.time.dtype, device=systems.time.device).expand_as(systems.time)
-        for t in (*output_times, math.inf if t_end is None else t_end)
-    ]
+    wanted = (*output_times, math.inf if t_end is None else t_end)
+    targets = [_one_for_all(where, torch.as_tensor(t, dtype=systems.time.dtype), systems.time) for t in wanted]
     before = systems.time
     for number, target in enumerate(targets):
         late = (target > before) & ((target < math.inf) | (steps is not None))
@@ -90,3 +92,27 @@ def times_to_reach(
             )
         before = target
     return targets
+
+
+def check_params(where: str, params: Params, systems: System) -> None:
+    """Refuse parameters in another dtype or on another device than the systems.
+
+    Raises:
+        ValueError: naming the leaf and the remedy.
+    """
+    for name, leaf in named_leaves(params).items():
+        fits = leaf.device == systems.mass.device and (not leaf.is_floating_point() or leaf.dtype == systems.mass.dtype)
+        require(
+            fits,
+            f"{where}: parameters must be in the dtype and on the device of the systems, {systems.mass.dtype} on "
+            f"{systems.mass.device}, got {leaf.dtype} on {leaf.device} in {name or 'params'}; convert each leaf with "
+            ".to(systems.mass)",
+        )
+
+
+def _one_for_all(where: str, t: Tensor, like: Tensor) -> Tensor:
+    require(
+        t.ndim == 0 or t.shape == like.shape,
+        f"{where}: a time must be one number, or have shape ({len(like)},), one for each system; got {tuple(t.shape)}",
+    )
+    return t.to(like.device).expand_as(like)

@@ -3,7 +3,7 @@
 import math
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
@@ -79,8 +79,17 @@ def build_batch(
     Raises:
         ValueError: if compile is another word.
     """
-    make: Callable[..., Batch] = _build if compile == "off" else _build_once
+    make: Callable[..., Batch] = _build_once if compile != "off" and is_hashable((policy, gravity, scheme)) else _build
     return make(policy, gravity, scheme, history_len, energy_threshold, watch, compile)
+
+
+def is_hashable(key: Any) -> bool:
+    """Whether functions that were compiled for it can be kept: a user's own policy may be anything."""
+    try:
+        hash(key)
+    except TypeError:
+        return False
+    return True
 
 
 def _build(
@@ -158,7 +167,10 @@ def reach(
     arrived = runs.status == ARRIVED
     if not bool(arrived.any()):
         return runs, runs
-    return runs, select(arrived, batch.land(params, h, start, runs, target), runs)
+    # Those that have not arrived land where they are: a step of no length is finite, with its derivatives.
+    return runs, select(
+        arrived, batch.land(params, h, start, runs, torch.where(arrived, target, runs.system.time)), runs
+    )
 
 
 def _size_above(left: int, base: int) -> int:

@@ -11,6 +11,7 @@ from ..base.tree import cast
 from ..base.types import Params, System
 from ..physics.gravity import Gravity
 from ..physics.integrators import Integrator
+from ..physics.invariants import centre_of_mass
 from ..physics.scheme import Scheme
 from ..physics.schemes import as_scheme
 from ..timestep.policy import Policy
@@ -96,15 +97,16 @@ def build_policy_rule(
 
 
 def natural_spin(systems: System, gravity: Gravity) -> Tensor:
-    """A scale of angular momentum that does not vanish with it, M (G M R)^{1/2}, R = G M²/2|E|.
+    """A scale of angular momentum that does not vanish with it: M (G M R)^{1/2}, R the rms distance from the centre.
 
     Args:
         systems: B systems, leaves (B, ...).
-        gravity: supplies G and the energy.
+        gravity: supplies G.
 
     Returns:
         (B,), mass · length² / time.
     """
     mass = systems.mass.sum(-1)
-    radius = gravity.G * mass**2 / (2 * vmap(gravity.energy)(systems).abs())
+    centre = vmap(centre_of_mass)(systems)[0]
+    radius = (systems.position - centre[:, None]).pow(2).sum(-1).mean(-1).sqrt()
     return mass * (gravity.G * mass * radius).sqrt()

@@ -24,7 +24,8 @@ from ..timestep.binding import bind
 from ..timestep.policy import Policy, traits_of
 from ..timestep.run import ARRIVED, Watch, build_stepper
 from ..timestep.window import empty_window
-from .arguments import measure, step_factor, times_to_reach
+from .arguments import check_params, measure, step_factor, times_to_reach
+from .batch_run import is_hashable
 
 _SYNC_EVERY = 16  # steps between two looks at who is done
 _TRUSTED = 1e-6  # of the system's size: farther from the start, the retraced path is another one
@@ -66,6 +67,7 @@ class Machine(NamedTuple):
     stage: Engine  # (theta, c, so far: SchemeStep) -> SchemeStep
     conclude: Engine  # (progress, before: State, SchemeStep, target, limit) -> (progress, State)
     pull: Engine  # (theta, c, after: State, cotangent of it, active) -> (before, cotangent of it, cotangent of theta)
+    trial: Callable[..., SchemeStep]  # ``stage``, never compiled
     stages: tuple[float, ...]  # filled in for every run
 
 
@@ -125,8 +127,10 @@ def retrace(
     check_traits(its_scheme, traits_of(its_policy), "retrace")
     require(max_steps >= 1, f"retrace: max_steps must be >= 1, got {max_steps}")
     (target,) = times_to_reach("retrace", systems, t_end=t_end, steps=steps)
-    machine = _kept_machine(policy, gravity, scheme, given, compile)._replace(stages=its_scheme.stages)
+    make = _kept_machine if is_hashable((policy, gravity, scheme)) else _machine
+    machine = make(policy, gravity, scheme, given, compile)._replace(stages=its_scheme.stages)
     theta = Theta(params, step_factor("retrace", h, systems), constants)
+    check_params("retrace", params, systems)
 
     def begin(system: System) -> State:
         return State(system, its_scheme.init(bind_now(params, system), system, compensated=True))
@@ -139,7 +143,8 @@ def retrace(
     last, progress = _run(machine, theta, start, target, limit)
     end, finished = last.system, progress.steps == limit
     if steps is None:
-        landed = _land(its_policy, field, its_scheme, theta, systems, last, target)
+        goal = torch.where(progress.arrived, target, last.system.time)  # the others land where they are
+        landed = _land(its_policy, field, its_scheme, theta, systems, last, goal)
         end, finished = select(progress.arrived, landed, end), progress.arrived
     info = RetraceInfo(finished, progress.steps)
     return (_first(end), _first(info)) if single else (end, info)
@@ -186,10 +191,12 @@ def _machine(policy: Any, gravity: Any, scheme: Any, given: bool, compile: str) 
         of_theta, of_state = back(select(active, cotangent, map_leaves(torch.zeros_like, cotangent)))
         return before, select(active, of_state, cotangent), of_theta
 
+    stages = vmap(stage, in_dims=(None, None, 0))
     return Machine(
-        build_engine(vmap(stage, in_dims=(None, None, 0)), mode=compile),
+        build_engine(stages, mode=compile),
         build_engine(vmap(_conclude), mode=compile),
         build_engine(pull, mode=compile),
+        stages,
         (),
     )
 
@@ -216,6 +223,7 @@ def _conclude(
 
 def _run(machine: Machine, theta: Theta, start: State, target: Tensor, limit: Tensor) -> tuple[State, Progress]:
     """The run, as one node of the graph of derivatives."""
+    _refuse_hidden(machine, theta, start)
     # Trees without tensors: whatever is a tensor in an argument's tree would be tracked.
     shapes = (map_leaves(lambda leaf: 0, theta), map_leaves(lambda leaf: 0, start))
     flat = _Retraced.apply(machine, shapes, target, limit, *leaves(theta), *leaves(start))
@@ -292,6 +300,21 @@ def _pull_back(
             total = map_leaves(torch.add, total, of_theta)
     _warn_of_a_lost_path(start.system, state.system)
     return leaves((total, cotangent))
+
+
+def _refuse_hidden(machine: Machine, theta: Theta, start: State) -> None:
+    """A tensor that gravity or the policy closes over would get no gradient: only arguments do.
+
+    Raises:
+        ValueError: if something that is differentiated is hidden there.
+    """
+    plain_theta, plain_start = map_leaves(torch.detach, (theta, start))
+    out = machine.trial(plain_theta, torch.ones_like(theta.h).detach(), _no_steps(plain_start))
+    require(
+        not any(leaf.requires_grad for leaf in leaves(out)),
+        "retrace: gravity, policy or scheme hold a tensor that is differentiated, and its gradient would be lost; hand "
+        "it over as constants, and gravity, policy and scheme as functions",
+    )
 
 
 def _split(shapes: tuple[Theta, State], flat: Sequence[Tensor]) -> tuple[Theta, State]:

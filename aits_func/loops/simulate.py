@@ -24,7 +24,7 @@ from ..physics.schemes import as_scheme
 from ..timestep.policy import Policy, traits_of
 from ..timestep.run import ARRIVED, FINISHED, RUNNING, STEP_LIMIT, Run, Start, Watch
 from ..timestep.step import ENERGY_SCALES
-from .arguments import measure, step_factor, times_to_reach
+from .arguments import check_params, measure, step_factor, times_to_reach
 from .batch_run import Batch, Forgetful, build_batch, reach
 from .collect import check_energies
 from .tape import Recording, Tape
@@ -88,7 +88,8 @@ def simulate(
     one of ``output_times``) comes from a side step of the h that lands there, from the last state before it. A
     system that is done, or cannot go on, is frozen with a status, and leaves the batch with others. Positions and
     time are summed with compensation. Differentiable in params, systems, t_end and h by ``torch.func`` and by
-    autograd; memory then grows with the number of steps (see `retrace`).
+    autograd; memory then grows with the number of steps (see `retrace`). A system whose next step overflows makes the
+    gradient of what all share NaN: look at the status, and leave it out of a batch that is differentiated.
 
     Args:
         params: the policy's parameters.
@@ -134,6 +135,10 @@ def simulate(
     whole = as_scheme(scheme, n_steps=n_steps)
     require(min_dt >= 0, f"simulate: min_dt must be >= 0 (a time; 0 for none), got {min_dt}")
     size = step_factor("simulate", h, systems)
+    check_params("simulate", params, systems)
+    require(encounter_distance >= 0, f"simulate: encounter_distance must be >= 0, got {encounter_distance}")
+    require(escape_distance > 0, f"simulate: escape_distance must be > 0, got {escape_distance}")
+    require(energy_threshold > 0, f"simulate: energy_threshold must be > 0, got {energy_threshold}")
     check_traits(whole, traits_of(policy), "simulate")
     check_energies(systems, gravity=gravity, energy_scale=energy_scale, where="simulate")
     watch = Watch(encounter_distance, escape_distance)

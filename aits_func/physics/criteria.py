@@ -101,3 +101,11 @@ _OF_AN_EXPONENT = ("p_norm", "p_norm_both", "aarseth_p_norm", "tidal_p_norm", "p
 
 CRITERIA = (*_MAKERS, "constant")
 """The names that `build_criterion` knows."""
+
+CONSTANTS_OF: dict[str, tuple[str, ...]] = {
+    **{name: ("eta", "p") if name in _OF_AN_EXPONENT else ("eta",) for name in _MAKERS},
+    "pair_norm": ("eta", "p", "weights", "unit"),
+    "logarithmic": ("eta", "unit"),
+    "constant": ("dt",),
+}
+"""Which arguments of `build_criterion` each of them reads."""

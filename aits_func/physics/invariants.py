@@ -43,3 +43,8 @@ def angular_momentum(system: System) -> Tensor:
     if x.shape[-1] == 2:
         return (system.mass * (x[:, 0] * v[:, 1] - x[:, 1] * v[:, 0])).sum()
     return (system.mass[:, None] * torch.linalg.cross(x, v)).sum(0)
+
+
+def at_rest_as_a_whole(system: System) -> System:
+    """The same system with its centre of mass at rest. The places stay as they are: an external field knows them."""
+    return system._replace(velocity=system.velocity - centre_of_mass(system)[1])

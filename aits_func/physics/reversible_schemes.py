@@ -28,9 +28,9 @@ def build_hairer_soderlind(gravity: Gravity, *, base: str = "kdk") -> Scheme:
 
         ρ ← ρ + ½ h G(x, v);   dt = h/ρ;   a leapfrog step of dt;   ρ ← ρ + ½ h G(x', v')
 
-    One force per step, and one G, which the next step inherits. With "dkd" the leapfrog is
-    drift–kick–drift, and τ has to depend on positions alone (G needs the acceleration otherwise, at a
-    place where it is not known). With "kdk" τ may depend on velocities: G takes the force at hand.
+    One force per step, and one G, which the next step inherits. With "dkd" the leapfrog is drift–kick–drift, and τ is
+    read as a function of positions (G needs the acceleration otherwise, at a place where it is not known); a policy
+    that is none is taken at rest, see `at_rest`. With "kdk" τ may depend on velocities: G takes the force at hand.
 
     Args:
         gravity: forces.

@@ -15,13 +15,13 @@ from ..base.check import require, require_choice
 from ..base.types import Params, System
 from .criterion import Criterion, bounded_exp, log_parameter, no_constants, rate_p_norm, time_of
 from .gravity import Gravity, pair_distance, pair_indices
-from .invariants import centre_of_mass
+from .invariants import at_rest_as_a_whole
 from .pair_criteria import free_fall_rate_squared, pair_mass
 from .step_function import REVERSIBLE, PositionForm
 
 UNITS = ("natural", "one")
 UNBOUND = 1e-2
-"""Below this part of the energy size, 2|E| is no scale to take a length from."""
+"""Below this part of the energy size, 2|E| is no scale to take a length from; from twice it on it is one."""
 
 
 def pair_norm(
@@ -35,9 +35,10 @@ def pair_norm(
         R = G Σ_{i<j} mᵢmⱼ / 2|E|,   t_* = (R³ / G Σmᵢ)^{1/2},   Ω_* = (Σ_ij w_ij^p)^{1/p} / R
 
     and where E ≈ 0 (2|E| below 10⁻² of the energy size K + |W|), or at most one body has mass,
-    U = Ω τ, with τ the `p_norm` of free-fall times for p = 2 and η = 1. In the position form U is read once, where a
-    run begins, and stays. ``timescale`` has a present state only: there U belongs to that, and in a deep
-    encounter, in which K + |W| outgrows |E| a hundredfold, it goes from the one U to the other.
+    U = Ω τ, with τ the `p_norm` of free-fall times for p = 2 and η = 1; between 10⁻² and 2·10⁻² it goes smoothly from
+    the one to the other. In the position form U is read once, where a run begins, and stays. ``timescale`` has a
+    present state only: there U belongs to that, and changes in a deep encounter, in which K + |W| outgrows |E| a
+    hundredfold. For schemes that take ``timescale``, unit = "one" or a `p_norm` is the better choice.
 
     Args:
         gravity: supplies G, the softening and the energy.
@@ -156,16 +157,26 @@ def pair_weights_squared(system: System, weights: str) -> Tensor:
 
 def _natural_unit(gravity: Gravity, system: System, weight: Tensor, omega: Tensor) -> Tensor:
     """U (), in units of Ω times a time, from the norm of the weights () and the present Ω ()."""
-    # A boost makes nothing deeper. The places stay as they are: an external field knows them.
-    resting = system._replace(velocity=system.velocity - centre_of_mass(system)[1])
+    resting = at_rest_as_a_whole(system)  # a boost makes nothing deeper
     depth = 2 * gravity.energy(resting).abs()
     binding = gravity.G * _mass_product(system).sum()
-    bound = (depth >= UNBOUND * gravity.energy_size(resting)) & (binding > 0)
+    size = gravity.energy_size(resting)
+    share = _smooth_step(depth / torch.where(size > 0, size, torch.ones_like(size)) / UNBOUND - 1)
+    bound = (share > 0) & (binding > 0)
     # masked before and after: the R of the other branch may be 0/0
     R = torch.where(bound, binding, torch.ones_like(depth)) / torch.where(bound, depth, torch.ones_like(depth))
     natural = weight * (R / (gravity.G * system.mass.sum())).sqrt()  # ‖w‖/R · (R³/G Σm)^½
     present = omega * time_of(rate_p_norm(free_fall_rate_squared(gravity, system), 2.0))
-    return torch.where(bound, natural, present)
+    some = torch.where(bound, present, torch.ones_like(present))
+    mixed = some * (torch.where(bound, natural, torch.ones_like(natural)) / some) ** share
+    return torch.where(bound, torch.where(share < 1, mixed, natural), present)
+
+
+def _smooth_step(x: Tensor) -> Tensor:
+    """0 for x ≤ 0, 1 for x ≥ 1, and in between a rise all of whose derivatives exist, 1/(1 + e^{1/x − 1/(1−x)})."""
+    inside = (x > 0) & (x < 1)
+    safe = torch.where(inside, x, torch.full_like(x, 0.5))
+    return torch.where(inside, torch.sigmoid(1 / (1 - safe) - 1 / safe), (x >= 1).to(x.dtype))
 
 
 def _mass_product(system: System) -> Tensor:

@@ -5,6 +5,7 @@ from torch import Tensor
 
 from ..base.types import Params, System, Window
 from ..physics.gravity import Gravity
+from ..physics.invariants import at_rest_as_a_whole
 from ..physics.scheme import Scheme
 from ..physics.step_function import PositionForm, StepFunction
 from .policy import Policy, position_form_of
@@ -56,7 +57,7 @@ def at_rest(policy: Policy, window: Window, gravity: Gravity) -> PositionForm:
         gravity: energies.
 
     Returns:
-        A `PositionForm` whose constants are the energy, ().
+        A `PositionForm` whose constants are the energy with the centre of mass at rest, ().
     """
 
     def rate(params: Params, system: System, energy: Tensor) -> Tensor:
@@ -65,4 +66,4 @@ def at_rest(policy: Policy, window: Window, gravity: Gravity) -> PositionForm:
         )
         return 1 / policy.apply(params, still, window)
 
-    return PositionForm(lambda params, system: gravity.energy(system), rate)
+    return PositionForm(lambda params, system: gravity.energy(at_rest_as_a_whole(system)), rate)

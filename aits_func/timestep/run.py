@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
+from torch.func import jvp
 
 from ..base.tree import map_leaves, select
 from ..base.types import Params, System, Window
@@ -102,7 +103,7 @@ def build_stepper(
     energy_threshold: float,
     watch: Watch,
 ) -> Stepper:
-    """A policy in a scheme as the three functions of one run.
+    """A policy in a scheme as the functions of one run.
 
     Args:
         policy: predicts dt.
@@ -190,10 +191,11 @@ def build_stepper(
             # One Newton step from the solution changes nothing but its derivatives.
             trial = scheme.step(rule, run.system, run.carry, size)
             out = scheme.step(rule, run.system, run.carry, size + (duration - trial.dt) / slope)
-            spent = _LANDING_ITERATIONS + 2
+            spent = _LANDING_ITERATIONS + 4  # a whole step, the derivative, the trial, and the step itself
         landed = taken(start, run, out)
         time = landed.system.time
-        close = (time - target).abs() <= 1e-12 * torch.maximum(target.abs(), duration.abs())
+        tolerance = max(1e-12, 32 * torch.finfo(time.dtype).eps)  # the rounding of seventeen stages, in float32
+        close = (time - target).abs() <= tolerance * torch.maximum(target.abs(), duration.abs())
         good = landed.error.isfinite() & close
         exact = landed._replace(
             system=landed.system._replace(time=target), status=torch.full_like(run.status, FINISHED)
@@ -211,8 +213,12 @@ def no_step(run: Run) -> SchemeStep:
 
 
 def _solve(scheme: Scheme, rule: StepFunction, run: Run, h: Tensor, duration: Tensor) -> tuple[Tensor, Tensor]:
-    """(the h whose step takes that time, d dt/dh there), by the secant method, without gradient."""
-    system, carry, duration = map_leaves(torch.detach, (run.system, run.carry, duration))
+    """(the h whose step takes that time, d dt/dh there), by the secant method, without gradient.
+
+    The derivative is exact, as the derivatives of the landing are made of it; a secant through the last two points
+    would be made of rounding.
+    """
+    system, carry, h, duration = map_leaves(torch.detach, (run.system, run.carry, h, duration))
 
     def time_of(size: Tensor) -> Tensor:
         return scheme.step(rule, system, carry, size).dt
@@ -222,19 +228,22 @@ def _solve(scheme: Scheme, rule: StepFunction, run: Run, h: Tensor, duration: Te
     new, slope = h * duration / whole, whole / h
     for _ in range(_LANDING_ITERATIONS):
         time = time_of(new)
-        # A secant between two points closer than this would be made of rounding.
         apart = (new - old).abs() > torch.finfo(new.dtype).eps ** 0.5 * new.abs()
         secant = (time - old_time) / torch.where(apart, new - old, torch.ones_like(new))
         slope = torch.where(apart & (secant > 0), secant, slope)
         old, old_time, new = new, time, new + (duration - time) / slope
-    return new, slope
+    slope = jvp(time_of, (new,), (torch.ones_like(new),))[1]
+    return new.detach(), slope.detach().to(new.dtype)  # torch 2.13 makes a float64 of a float32 tangent ()
 
 
 def _no_statistics(system: System, watch: Watch) -> Statistics:
     zero, never = torch.zeros_like(system.time), torch.full_like(system.time, math.inf)
     none = torch.zeros_like(zero, dtype=torch.int64)
-    closest = pair_distance(system.position, 0.0).amin() if watch.encounter_distance > 0 else never
-    return Statistics(none, zero, zero, zero, zero, zero, closest, never, never, none - 1)
+    closest, met = never, never
+    if watch.encounter_distance > 0:
+        closest = pair_distance(system.position, 0.0).amin()
+        met = torch.where(closest < watch.encounter_distance, system.time, never)
+    return Statistics(none, zero, zero, zero, zero, zero, closest, met, never, none - 1)
 
 
 def _add_up(
@@ -256,7 +265,7 @@ def _add_up(
         max_potential_error=torch.maximum(so_far.max_potential_error, size * start.scale / potential.abs()),
         error_integral=so_far.error_integral + size * dt,
         signed_integral=so_far.signed_integral + error * dt,
-        moment=so_far.moment + (after.time - start.time) * error * dt,
+        moment=so_far.moment + (after.time - dt / 2 - start.time) * error * dt,
     )
     if watch.encounter_distance > 0:
         distance = pair_distance(after.position, 0.0).amin()

@@ -17,6 +17,7 @@ from ..base.types import Params, System
 from ..learning.network import build_mlp
 from ..physics.criterion import bounded_exp, time_of
 from ..physics.gravity import Gravity, pair_distance
+from ..physics.invariants import at_rest_as_a_whole
 from ..physics.step_function import REVERSIBLE, PositionForm
 from ..physics.time_transformations import pair_norm, pair_weights_squared
 from .policy import Policy
@@ -26,7 +27,7 @@ class TransformationConstants(NamedTuple):
     """What a run keeps. Shapes: as commented on the fields."""
 
     unit: Any  # () of `pair_norm`: an Ω times a time
-    energy: Tensor  # () E₀, mass · length² / time²
+    energy: Tensor  # () E₀ with the centre of mass at rest, mass · length² / time²
 
 
 def build_transformation_policy(
@@ -80,7 +81,9 @@ def build_transformation_policy(
         return {"criterion": norm.init(), "network": network.init(fold_in(seed, "network"))}
 
     def constants(params: Params, system: System) -> TransformationConstants:
-        return TransformationConstants(form.constants(params["criterion"], system), gravity.energy(system))
+        return TransformationConstants(
+            form.constants(params["criterion"], system), gravity.energy(at_rest_as_a_whole(system))
+        )
 
     def rate(params: Params, system: System, kept: TransformationConstants) -> Tensor:
         shape = _configuration(gravity, system, weights, kept.energy)

@@ -123,7 +123,7 @@ def test_every_rule_is_run_on_every_set_in_order_and_shown_as_it_is_done():
         assert seconds > 0
         shown.append((item.label, outcome.rule, outcome.tolerance, len(outcome.statistics.failed)))
 
-    results = compare_sets(plans, sets, config, PHYSICS, show)
+    results = list(compare_sets(plans, sets, config, PHYSICS, show))
     assert shown == [
         (label, rule, tolerance, count)
         for label, count in (("one", 2), ("two", 3))

@@ -44,7 +44,7 @@ def test_the_factor_is_one_number_in_the_precision_of_the_systems():
 
 @pytest.mark.parametrize("h", [0.0, -1.0, math.nan, torch.tensor([1.0, 2.0])])
 def test_a_factor_that_is_none_is_refused(h):
-    with pytest.raises(ValueError, match=r"^here: h must be one number > 0 \(a factor on the step\), got"):
+    with pytest.raises(ValueError, match=r"^here: h must be one number > 0 and finite \(a factor on the step\), got"):
         step_factor("here", h, triples())
 
 
@@ -65,7 +65,7 @@ def test_a_number_of_steps_has_no_end_in_time():
     [
         ({"t_end": None, "steps": None}, r"give either t_end \(a time\) or steps \(a number of steps to take\)"),
         ({"t_end": 2.0, "steps": 5}, r"give either t_end \(a time\) or steps"),
-        ({"t_end": None, "steps": 0}, "steps must be >= 1, got 0"),
+        ({"t_end": None, "steps": 0}, "steps must be a whole number >= 1, got 0"),
         ({"t_end": None, "steps": 5, "output_times": (2.0,)}, "output_times need t_end, not a number of steps"),
         ({"t_end": 1.0}, "t_end must be finite and later than the start, got 1.0 for system 0, which starts at 1.0"),
         ({"t_end": math.nan}, "t_end must be finite .* got nan"),

@@ -117,12 +117,12 @@ def test_an_integrator_is_the_direct_scheme_with_it():
 
 
 @pytest.mark.parametrize("G", [1.0, 4.0])
-def test_the_natural_spin_of_a_circular_binary_of_equal_masses_is_eight_times_its_own(G):
-    # m = ½ each, a = 1: E = −G/8, so R = G M² / 2|E| = 4, M (G M R)^½ = 2 √G; L = ¼ √G, an eighth of it
+def test_the_natural_spin_of_a_circular_binary_of_equal_masses_is_some_three_times_its_own(G):
+    # m = ½ each at distance ½ from the centre: M (G M R)^½ = (G/2)^½; L = ¼ √G
     bare = build_gravity(G=G)
     orbit = two_body_orbit(mass=[0.5, 0.5], semi_major_axis=1.0, eccentricity=0.0, G=G)
     batch = tree.map_leaves(lambda leaf: leaf[None], orbit)
-    assert float(natural_spin(batch, bare)[0]) == pytest.approx(2 * math.sqrt(G), rel=1e-14)
+    assert float(natural_spin(batch, bare)[0]) == pytest.approx(math.sqrt(G / 2), rel=1e-14)
 
 
 def test_the_natural_spin_does_not_vanish_with_the_angular_momentum():

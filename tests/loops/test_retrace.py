@@ -369,9 +369,9 @@ def test_a_policy_that_would_break_reversibility_is_refused(policy, complaint):
     [
         ({}, r"give either t_end \(a time\) or steps"),
         ({"t_end": 1.0, "steps": 3}, r"give either t_end \(a time\) or steps"),
-        ({"steps": 0}, "steps must be >= 1, got 0"),
+        ({"steps": 0}, "steps must be a whole number >= 1, got 0"),
         ({"t_end": 0.0}, "t_end must be finite and later than the start, got 0.0 for system 0"),
-        ({"steps": 2, "h": -1.0}, r"h must be one number > 0 \(a factor on the step\), got -1.0"),
+        ({"steps": 2, "h": -1.0}, r"h must be one number > 0 and finite \(a factor on the step\), got -1.0"),
         ({"steps": 2, "h": math.nan}, "h must be one number > 0 .*got nan"),
         ({"t_end": 1.0, "max_steps": 0}, "max_steps must be >= 1, got 0"),
         ({"steps": 2, "compile": "yes"}, "compile must be one of auto, on, off, got 'yes'"),

@@ -646,14 +646,14 @@ def test_a_step_below_the_floor_ends_a_system_as_stalled():
     [
         ({}, r"give either t_end \(a time\) or steps"),
         ({"t_end": 2.0, "steps": 3}, r"give either t_end \(a time\) or steps"),
-        ({"steps": 0}, "steps must be >= 1, got 0"),
+        ({"steps": 0}, "steps must be a whole number >= 1, got 0"),
         ({"steps": 3, "output_times": (1.5,)}, "output_times need t_end"),
         (
             {"t_end": 2.0, "output_times": (1.5, 1.5)},
             r"output_times\[1\] must be finite and later than output_times\[0\]",
         ),
         ({"t_end": 2.0, "output_times": (2.5,)}, r"t_end must be finite and later than output_times\[0\], got 2.0"),
-        ({"t_end": 2.0, "h": 0.0}, r"h must be one number > 0 \(a factor on the step\), got 0.0"),
+        ({"t_end": 2.0, "h": 0.0}, r"h must be one number > 0 and finite \(a factor on the step\), got 0.0"),
         ({"t_end": 2.0, "h": math.nan}, "h must be one number > 0 .*got nan"),
         ({"t_end": 2.0, "min_dt": -1.0}, r"min_dt must be >= 0 \(a time; 0 for none\), got -1.0"),
         ({"t_end": 2.0, "scheme": build_hairer_soderlind(GRAVITY)}, "the scheme hairer_soderlind is reversible"),
@@ -845,4 +845,9 @@ def test_4096_triples_in_one_call_are_a_hundred_times_faster_than_one_by_one():
             took.append((time.perf_counter() - began) / int(info.steps.sum()))
         return sorted(took)[1]
 
-    assert seconds(1) > 100 * seconds(4096)
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)  # a second thread on a core that somebody else uses costs more than it brings
+    try:
+        assert seconds(1) > 100 * seconds(4096)
+    finally:
+        torch.set_num_threads(threads)

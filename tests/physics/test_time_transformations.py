@@ -127,10 +127,27 @@ def test_where_the_energy_is_zero_the_step_is_the_p_norm_of_free_fall_times(p, w
 def test_the_energy_counts_as_zero_below_its_bound_of_the_energy_size():
     gravity = build_gravity()
     # 2|E| = 2 off K of K + |W| = (2 + off) K: the ratio is off, up to its square
-    for off, bound in ((1.1 * UNBOUND, True), (0.9 * UNBOUND, False), (-1.1 * UNBOUND, True), (-0.9 * UNBOUND, False)):
+    for off, bound in ((2.1 * UNBOUND, True), (0.9 * UNBOUND, False), (-2.1 * UNBOUND, True), (-0.9 * UNBOUND, False)):
         system = with_energy_zero(random_system(), gravity, off=off)
         _, U = form_of(pair_norm(gravity), system, system)
         assert (abs(U / naive_unit(system, 2.0, 1.0, 0.0, "mass_product") - 1) < 1e-11) == bound  # E cancels to 1/100
+
+
+def test_between_the_two_units_the_step_goes_smoothly():
+    gravity = build_gravity()
+    criterion = pair_norm(gravity)
+
+    def log_step(off):
+        return math.log(step(criterion, with_energy_zero(random_system(), gravity, off=off * UNBOUND)))
+
+    # Over the whole way the step changes by a factor; in a thousandth of it by little, and its slope by less: a jump
+    # would be the whole of it, a kink twice the slope.
+    whole = abs(log_step(2.1) - log_step(0.9))
+    assert whole > 0.1
+    for off in (1.0, 1.3, 1.5, 1.7, 2.0):
+        left, here, right = (log_step(off + shift) for shift in (-1e-3, 0.0, 1e-3))
+        assert abs(right - left) < 0.02 * whole
+        assert abs(right - 2 * here + left) < 1e-3 * whole
 
 
 def test_with_one_massive_body_only_root_sum_sees_anything_and_its_unit_is_a_free_fall_time():

@@ -111,7 +111,7 @@ def test_advancing_is_a_step_of_the_scheme_and_the_statistics_are_those_of_a_pla
     assert float(stats.signed_integral) == pytest.approx(
         sum(e * d for e, d in zip(errors, steps, strict=True)), **close
     )
-    moment = sum(t * e * d for t, e, d in zip(times[1:], errors, steps, strict=True))
+    moment = sum((t - d / 2) * e * d for t, e, d in zip(times[1:], errors, steps, strict=True))
     assert float(stats.moment) == pytest.approx(moment, **close)
     changes = [abs(a - b) for a, b in zip(errors, [0.0, *errors[:-1]], strict=True)]
     assert int(stats.over_threshold) == sum(change >= 2e-4 for change in changes)
