@@ -100,7 +100,7 @@ def test_two_hundred_steps_there_and_back_lead_to_the_start(name, seed, dimensio
             carry = vmap(lambda system, carry: scheme.turn(rule, system, carry))(state, carry)
     assert valid.all()
     error = (flat(state) - flat(start)).abs().amax(1) / flat(start).abs().amax(1)
-    # Where no pair comes closer than 1e-3, without exception: 128,000 triples gave at most 3e-11. A passage at r
+    # Where no pair comes closer than 1e-3, without exception: 64,000 triples gave at most 3e-11. A passage at r
     # multiplies roundings by 1/r or more, and a deeper one, which 0 to 3 triples of a thousand show, is let go.
     assert error[closest > 1e-3].amax() < 1e-9
     assert (error < 1e-9).sum() >= TRIPLES - 3

@@ -163,6 +163,7 @@ def test_outcomes_on_different_numbers_of_systems_are_refused():
         summarise(outcomes)
 
 
+@pytest.mark.slow  # a time, which on a busy machine says nothing
 def test_a_thousand_systems_fifteen_rules_and_six_tolerances_are_summarised_in_two_seconds_of_one_core():
     draws = torch.Generator().manual_seed(0)
     outcomes = []

@@ -247,6 +247,8 @@ def test_single_precision_stays_single():
 
     slopes = grad(loss)(single[1], single[0])
     assert {leaf.dtype for leaf in tree.leaves(slopes)} == {torch.float32}
+    end, _ = retrace(single[0], single[1], policy=policy, gravity=GRAVITY, scheme=scheme, steps=2)
+    assert {leaf.dtype for leaf in end} == {torch.float32}
     # 8 steps at 6e-8, the derivative of the flow is of size 1 to 10; measured: 3e-6
     for ours, double in zip(slopes, grad(loss)(triples(2), params), strict=True):
         torch.testing.assert_close(ours.double(), double, rtol=1e-3, atol=1e-4)
