@@ -50,9 +50,9 @@ if TYPE_CHECKING:
     from .loops.epoch import run_two_phase_training as run_two_phase_training
     from .loops.epoch import train_epoch_two_phase as train_epoch_two_phase
     from .loops.equal_cost import match_cost as match_cost
-    from .loops.objective import Learner as Learner
+    from .loops.learner import Learner as Learner
+    from .loops.learner import build_learner as build_learner
     from .loops.objective import Objective as Objective
-    from .loops.objective import build_learner as build_learner
     from .loops.objective import build_objective as build_objective
     from .loops.objective import evaluate_minibatch as evaluate_minibatch
     from .loops.policy_rule import build_policy_rule as build_policy_rule
@@ -169,7 +169,8 @@ _HOMES: dict[str, tuple[str, ...]] = {
     "loops.compare": ("Comparison", "compare", "summarise"),
     "loops.epoch": ("EpochInfo", "run_two_phase_training", "train_epoch_two_phase"),
     "loops.equal_cost": ("match_cost",),
-    "loops.objective": ("Learner", "Objective", "build_learner", "build_objective", "evaluate_minibatch"),
+    "loops.learner": ("Learner", "build_learner"),
+    "loops.objective": ("Objective", "build_objective", "evaluate_minibatch"),
     "loops.policy_rule": ("build_policy_rule",),
     "loops.replay": ("ReplayInfo", "evaluate_trajectory", "generalize_on_trajectory", "sample_minibatch"),
     "loops.retrace": ("RetraceInfo", "retrace"),

@@ -12,7 +12,8 @@ from aits_func.learning.network import Layer
 from aits_func.learning.optimizers import adam, build_optimizer, sgd
 from aits_func.learning.transformations import chain, clip_by_global_norm
 from aits_func.loops.collect import init_train_state
-from aits_func.loops.objective import Learner, build_learner, count_samples, evaluate_minibatch
+from aits_func.loops.learner import Learner, build_learner
+from aits_func.loops.objective import count_samples, evaluate_minibatch
 from aits_func.loops.replay import evaluate_trajectory, generalize_on_trajectory, in_band, sample_minibatch
 from aits_func.physics.gravity import build_gravity
 from aits_func.physics.initial_conditions import binaries, gaussian_cluster

@@ -8,8 +8,9 @@ from torch.func import vmap
 
 from aits_func.base.check import make_system
 from aits_func.base.types import System
-from aits_func.physics.gravity import build_gravity, pair_distance
+from aits_func.physics.gravity import build_gravity
 from aits_func.physics.pair_criteria import p_norm
+from aits_func.physics.pairs import pair_distance
 from aits_func.physics.reversible_schemes import build_hairer_soderlind, build_time_transformed_leapfrog
 from aits_func.physics.scheme import reverse_velocities
 from aits_func.physics.schemes import build_scheme

@@ -3,27 +3,62 @@
 A function is traced once for every set of shapes, dtypes and devices that it is called with, and the graph
 handed to TorchInductor. There is no tracing of Python in between, and so no guard to check at every call: on small
 systems those cost as much as the arithmetic. In exchange machine code knows no autograd; take gradients inside the
-function.
+function. TorchInductor keeps what it has compiled on disk, so that the next process only has to trace.
+
+Where it is said which arguments are batches, the graph is rewritten for one system per vector lane (see `lanes`). The
+arrays of such arguments and results then lie batch-last in memory, behind the same shape: one that comes from an
+engine goes into the next without being moved.
 """
 
 import importlib
 import shutil
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from contextvars import ContextVar
+from functools import lru_cache, wraps
+from typing import Any, NamedTuple, TypeVar, cast
 
 import optree
 import torch
-from torch import Tensor
+from torch import Tensor, fx
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
+from torch._guards import TracingContext, tracing
 from torch.autograd import forward_ad
-from torch.fx.experimental.proxy_tensor import make_fx
+from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 
 from .check import require_choice
+from .cuda_graphs import capture
+from .lanes import spread
 
 MODES = ("auto", "on", "off")
+Build = TypeVar("Build", bound=Callable[..., Any])
+_FEWEST = 8  # systems in a batch from which vector lanes are worth it
+
+
+class Compilation(NamedTuple):
+    """What `watch_compilation` is told, once when a compilation begins and once when it ends."""
+
+    label: str  # what is compiled, in words
+    seconds: float | None  # what it took; None when it begins
+    reason: str  # why it runs eagerly after all; "" if it does not
+
+
+_watcher: ContextVar[Callable[[Compilation], None] | None] = ContextVar("watcher", default=None)
+
+
+@contextmanager
+def watch_compilation(tell: Callable[[Compilation], None]) -> Iterator[None]:
+    """Have ``tell`` called with a `Compilation` whenever one begins or ends inside this context.
+
+    A first compilation takes seconds, in which a user would like to know what he is waiting for.
+    """
+    token = _watcher.set(tell)
+    try:
+        yield
+    finally:
+        _watcher.reset(token)
 
 
 class Engine:
@@ -34,10 +69,10 @@ class Engine:
     compiling has cost.
     """
 
-    def __init__(self, function: Callable[..., Any], mode: str) -> None:
+    def __init__(self, function: Callable[..., Any], mode: str, batched: Sequence[bool], label: str) -> None:
         self.reason = "compile is off" if mode == "off" else ""
         self.compile_seconds = 0.0
-        self._function, self._mode = function, mode
+        self._function, self._mode, self._batched, self._label = function, mode, tuple(batched), label
         self._compiled: dict[Any, Callable[..., Any]] = {}
 
     def __call__(self, *trees: Any) -> Any:
@@ -48,59 +83,103 @@ class Engine:
         leaves, structure = optree.tree_flatten(trees)  # type: ignore[arg-type]
         if any(map(is_tracked, leaves)):
             return self._function(*trees)
-        leaves = [leaf.contiguous() for leaf in leaves]
         # The identity of two leaves does not matter: nothing is written in place.
         key = (structure, *((leaf.shape, leaf.dtype, leaf.device) for leaf in leaves))
         if key not in self._compiled:
-            self._compiled[key] = self._compile_or_not(leaves, structure)
+            self._compiled[key] = self._compile_or_not(trees, leaves, structure)
         return self._compiled[key](leaves)
 
-    def _compile_or_not(self, leaves: list[Tensor], structure: Any) -> Callable[[list[Tensor]], Any]:
+    def _compile_or_not(
+        self, trees: Sequence[Any], leaves: list[Tensor], structure: Any
+    ) -> Callable[[list[Tensor]], Any]:
         """Machine code, or the function itself and a reason, for these shapes alone."""
+        tell = _watcher.get() or (lambda event: None)
+        began = time.perf_counter()
+        tell(Compilation(self._label, None, ""))
         reason = missing_compiler(leaves[0].device) if leaves else "there is no tensor to compile for"
+        code: Callable[..., Any] | None = None
         if not reason:
             try:
-                return self._compile(leaves, structure)
+                code = self._compile(trees, leaves, structure)
             except Exception as error:  # whatever a tracer or a compiler may raise: eager code is always right
                 reason = f"torch could not compile it: {' '.join(str(error).split())[:200]}"
-        if self._mode == "on":
+        if reason and self._mode == "on":
             raise ValueError(f'compile = "on": {reason}; use compile = "auto" or "off"')
-        self.reason = reason
-        return lambda arguments: self._function(*optree.tree_unflatten(structure, arguments))
+        seconds = time.perf_counter() - began
+        self.reason, self.compile_seconds = reason or self.reason, self.compile_seconds + seconds
+        tell(Compilation(self._label, seconds, reason))
+        return code or (lambda arguments: self._function(*optree.tree_unflatten(structure, arguments)))
 
-    def _compile(self, leaves: list[Tensor], structure: Any) -> Callable[..., Any]:
-        began = time.perf_counter()
+    def _compile(self, trees: Sequence[Any], leaves: list[Tensor], structure: Any) -> Callable[..., Any]:
         of_result: list[Any] = []
 
         def flat(*flat_leaves: Tensor) -> tuple[Tensor, ...]:
             result, spec = optree.tree_flatten(self._function(*optree.tree_unflatten(structure, flat_leaves)))
             of_result[:] = [spec]
             # A result that is an argument, or stands there twice, would be one memory under two names.
-            return tuple(leaf.clone() for leaf in result)
+            return tuple(leaf.clone(memory_format=torch.contiguous_format) for leaf in result)
 
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the compiler's own deprecations are nothing that a user can mend
-            example = [leaf.detach() for leaf in leaves]
+            example = [leaf.detach().contiguous() for leaf in leaves]
             graph = make_fx(flat)(*example)
-            inductor = importlib.import_module("torch._inductor")  # a second of imports, for those who compile
-            code = inductor.compile(graph, example)
-        self.compile_seconds += time.perf_counter() - began
+            batched = self._batched_leaves(trees)
+            spread_out = spread(graph, example, batched) if any(batched) else None
+            if spread_out is None:
+                batched = [False] * len(leaves)
+            graph, result_batched = spread_out or (graph, [False] * len(flat(*example)))
+            example = [_to_last(leaf) if moved else leaf for leaf, moved in zip(example, batched, strict=True)]
+            code = _machine_code(graph, example)
         spec = of_result[0]
 
         def run(arguments: list[Tensor]) -> Any:
             with torch.no_grad():
-                return optree.tree_unflatten(spec, code(*arguments))
+                lying = [_to_last(x) if moved else x.contiguous() for x, moved in zip(arguments, batched, strict=True)]
+                results = code(*lying)
+            flat_result = [x.movedim(-1, 0) if moved else x for x, moved in zip(results, result_batched, strict=True)]
+            return optree.tree_unflatten(spec, flat_result)
 
         return run
 
+    def _batched_leaves(self, trees: Sequence[Any]) -> list[bool]:
+        """Which leaves have a batch axis that is long enough for vector lanes."""
+        flags: list[bool] = []
+        for number, tree in enumerate(trees):
+            has = number < len(self._batched) and self._batched[number]
+            flags += [has and leaf.shape[0] >= _FEWEST for leaf in optree.tree_leaves(tree)]
+        return flags
 
-def build_engine(function: Callable[..., Any], *, mode: str = "auto") -> Engine:
+
+def _to_last(leaf: Tensor) -> Tensor:
+    """The leading axis last, and contiguous: nothing to do for a tensor that lies so already."""
+    return leaf.contiguous() if leaf.ndim < 2 else leaf.movedim(0, -1).contiguous()
+
+
+def _machine_code(graph: fx.GraphModule, example: list[Tensor]) -> Callable[..., Any]:
+    # A second of imports, for those who compile.
+    inductor = importlib.import_module("torch._inductor")
+    symbolic = importlib.import_module("torch.fx.experimental.symbolic_shapes")
+    fakes = importlib.import_module("torch._subclasses.fake_tensor")
+    # TorchInductor looks into its cache on disk only where there is a shape environment, as in ``torch.compile``.
+    fake = fakes.FakeTensorMode(shape_env=symbolic.ShapeEnv())
+    shapes = [fake.from_tensor(leaf, static_shapes=True) for leaf in example]
+    with tracing(TracingContext(fake)):
+        code = inductor.compile(graph, shapes)
+    return capture(code, example) if example[0].device.type == "cuda" else code
+
+
+def build_engine(
+    function: Callable[..., Any], *, mode: str = "auto", batched: Sequence[bool] = (), label: str = "a function"
+) -> Engine:
     """A pure function, compiled when called.
 
     Args:
         function: trees of tensors in, a tree of tensors out; no Python branch on a tensor's value.
         mode: "on" compiles; "auto" compiles where that is possible, and runs eagerly with a ``reason`` where not; "off"
             runs eagerly.
+        batched: for every argument, whether all of its leaves have a leading batch axis: such a function is compiled
+            for one system per vector lane.
+        label: what it is, in words, for those who wait for it.
 
     Returns:
         An `Engine`. Compiled and eager results agree within rounding. Arguments that somebody differentiates, by
@@ -110,7 +189,33 @@ def build_engine(function: Callable[..., Any], *, mode: str = "auto") -> Engine:
         ValueError: if mode is another word.
     """
     require_choice("build_engine", "compile", mode, MODES)
-    return Engine(function, mode)
+    return Engine(function, mode, batched, label)
+
+
+def remember(build: Build) -> Build:
+    """A builder whose results are kept, and found again for the same arguments: compiling once is enough.
+
+    Arguments that cannot be hashed (a user's own policy may be anything) are built for anew each time.
+    """
+    kept = lru_cache(maxsize=64)(build)
+
+    @wraps(build)
+    def find(*args: Any, **kwargs: Any) -> Any:
+        try:
+            hash((args, tuple(kwargs.items())))
+        except TypeError:
+            return build(*args, **kwargs)
+        return kept(*args, **kwargs)
+
+    return cast("Build", find)
+
+
+def is_traced() -> bool:
+    """Whether what runs now is being traced for a compiler, by an `Engine` or by ``torch.compile``.
+
+    What is many small operations to eager code may be the better choice for a compiler, and the other way round.
+    """
+    return get_proxy_mode() is not None or torch.compiler.is_compiling()
 
 
 def is_tracked(leaf: Tensor) -> bool:

@@ -11,7 +11,7 @@ from ..base.types import Params, System
 from ..learning.optimizers import build_optimizer
 from ..learning.schedules import LearningRate, cosine_decay
 from ..learning.transformations import GradientTransformation
-from ..loops.objective import Learner, build_learner
+from ..loops.learner import Learner, build_learner
 from ..physics.criteria import build_criterion
 from ..physics.criterion import Criterion
 from ..physics.fields import Field, build_tidal_field, straight_path

@@ -2,14 +2,13 @@
 
 import math
 from collections.abc import Callable
-from functools import lru_cache
-from typing import Any, NamedTuple, Protocol
+from typing import NamedTuple, Protocol
 
 import torch
 from torch import Tensor
 from torch.func import vmap
 
-from ..base.engine import build_engine
+from ..base.engine import build_engine, remember
 from ..base.tree import Tree, map_leaves, select, take
 from ..base.types import Params
 from ..physics.gravity import Gravity
@@ -79,17 +78,8 @@ def build_batch(
     Raises:
         ValueError: if compile is another word.
     """
-    make: Callable[..., Batch] = _build_once if compile != "off" and is_hashable((policy, gravity, scheme)) else _build
+    make: Callable[..., Batch] = _build if compile == "off" else _build_once
     return make(policy, gravity, scheme, history_len, energy_threshold, watch, compile)
-
-
-def is_hashable(key: Any) -> bool:
-    """Whether functions that were compiled for it can be kept: a user's own policy may be anything."""
-    try:
-        hash(key)
-    except TypeError:
-        return False
-    return True
 
 
 def _build(
@@ -107,12 +97,24 @@ def _build(
     begin = vmap(stepper.begin, in_dims=(None, 0, 0))
     land = vmap(stepper.land, in_dims=(None, None, 0, 0, 0))
     turn = vmap(stepper.turn, in_dims=(None, 0))
-    whole = build_engine(vmap(stepper.advance, in_dims=(None, None, 0, 0, 0)), mode=compile)
+    whole = build_engine(
+        vmap(stepper.advance, in_dims=(None, None, 0, 0, 0)),
+        mode=compile,
+        batched=(False, False, True, True, True),
+        label="a step of the simulation",
+    )
     if compile == "off" or len(scheme.stages) == 1:
         return Batch(begin, whole, land, turn, _SHRINK if compile == "off" else _SHRINK_COMPILED)
     # Seventeen stages in one graph would be compiled for minutes.
-    stage = build_engine(vmap(stepper.stage, in_dims=(None, None, 0, 0)), mode=compile)
-    conclude = build_engine(vmap(stepper.conclude), mode=compile)
+    stage = build_engine(
+        vmap(stepper.stage, in_dims=(None, None, 0, 0)),
+        mode=compile,
+        batched=(False, False, True, True),
+        label="a stage of the simulation",
+    )
+    conclude = build_engine(
+        vmap(stepper.conclude), mode=compile, batched=(True,) * 4, label="the statistics of the simulation"
+    )
 
     def advance(params: Params, h: Tensor, start: Start, runs: Run, target: Tensor) -> Run:
         out = vmap(no_step)(runs)
@@ -123,7 +125,7 @@ def _build(
     return Batch(begin, advance, land, turn, _SHRINK_COMPILED)
 
 
-_build_once = lru_cache(maxsize=64)(_build)
+_build_once = remember(_build)
 
 
 def reach(

@@ -1,23 +1,26 @@
 """Part 1: trajectory collection. Predict, integrate, then accept and go on, or reject and retrain."""
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
 from torch.func import vmap
 
 from ..base.check import check_system, require, require_choice
+from ..base.engine import MODES, build_engine, remember
 from ..base.tree import concatenate, select, take
-from ..base.types import Population, Sample, StepInfo, System, TrainState
+from ..base.types import Params, Population, Sample, StepInfo, System, TrainState
 from ..learning.optimizers import GradientTransformation
 from ..physics.gravity import Gravity
 from ..timestep.step import ENERGY_SCALES
 from ..timestep.window import first_sample, push
-from .objective import Groups, Learner, count_samples
+from .learner import Learner
+from .objective import Groups, count_samples
 
 COMPLETE, RETRAIN_LIMIT = "complete", "retrain_limit"
+_SMALLEST, _GROWTH = 32, 8  # the sizes to which rejected samples are filled up where an update is compiled
 
 
 class Stuck(NamedTuple):
@@ -138,7 +141,12 @@ def init_train_state(
 
 
 def collect_trajectory(
-    state: TrainState, *, learner: Learner, steps_per_epoch: int = 1, max_retrain_steps: int = 1000
+    state: TrainState,
+    *,
+    learner: Learner,
+    steps_per_epoch: int = 1,
+    max_retrain_steps: int = 1000,
+    compile: str = "off",
 ) -> tuple[TrainState, Groups, CollectInfo]:
     """Advance every system by ``steps_per_epoch`` accepted steps, retraining whenever one is rejected.
 
@@ -156,6 +164,7 @@ def collect_trajectory(
         learner: objective and optimizer.
         steps_per_epoch: accepted steps of each system, ≥ 1.
         max_retrain_steps: rejections of one step after which the collection ends, ≥ 1.
+        compile: "on", "auto" (where there is a compiler) or "off"; worth its seconds for some thousand steps.
 
     Returns:
         (state with new params, optimizer state and population; trajectory, a tuple of groups of T
@@ -163,8 +172,10 @@ def collect_trajectory(
         names the systems; what was collected is kept.
 
     Raises:
-        ValueError: if steps_per_epoch or max_retrain_steps is < 1.
+        ValueError: if steps_per_epoch or max_retrain_steps is < 1, or compile is another word.
     """
+    require_choice("collect_trajectory", "compile", compile, MODES)
+    attempt, update = build_attempt(learner, compile), build_update(learner, compile)
     require(steps_per_epoch >= 1, f"collect_trajectory: steps_per_epoch must be >= 1, got {steps_per_epoch}")
     require(max_retrain_steps >= 1, f"collect_trajectory: max_retrain_steps must be >= 1, got {max_retrain_steps}")
     progress = [_begin(population.sample) for population in state.population]
@@ -176,15 +187,15 @@ def collect_trajectory(
         at_limit = [p.retries >= max_retrain_steps for p in progress]
         if _any(at_limit) or not _any(running):  # the host syncs of an iteration, with `_rejected` below
             break
-        records_now = [_attempt(learner, state, p.sample, run) for p, run in zip(progress, running, strict=True)]
-        progress = [_advance(p, record) for p, record in zip(progress, records_now, strict=True)]
+        outcomes = [attempt(state.params, p, run) for p, run in zip(progress, running, strict=True)]
+        progress, records_now = [after for after, _ in outcomes], [record for _, record in outcomes]
         for history, record in zip(kept, records_now, strict=True):
             history.append(_keep(record))
         failed = _rejected(records_now)
         if failed:
             updates += 1
             rejected += count_samples(failed)
-            state, _ = learner.update(state, failed, "failed")
+            state = update(state, failed)
 
     population = tuple(
         Population(p.sample._replace(active=p.sample.system.time < end), end)
@@ -237,19 +248,54 @@ def _any(masks: Sequence[Tensor]) -> bool:
     return bool(torch.cat(list(masks)).any()) if masks else False
 
 
-def _attempt(learner: Learner, state: TrainState, sample: Sample, running: Tensor) -> _Record:
-    tried = sample._replace(active=running)
-    (after,), info = learner.objective.attempt(state.params, (tried,))
-    return _Record(tried._replace(dt=info.dt), after, info)
+@remember
+def build_attempt(learner: Learner, compile: str) -> Callable[[Params, _Progress, Tensor], tuple[_Progress, _Record]]:
+    """(params, progress, which systems run) -> (progress, what was tried): one attempt of one group, compiled if asked.
+
+    Where a step was accepted the system and its window move on; elsewhere they stay.
+    """
+
+    def attempt(params: Params, progress: _Progress, running: Tensor) -> tuple[_Progress, _Record]:
+        tried = progress.sample._replace(active=running)
+        (after,), info = learner.objective.attempt(params, (tried,))
+        record = _Record(tried._replace(dt=info.dt), after, info)
+        moved = record.sample._replace(system=after, window=vmap(push)(tried.window, tried.system, info.dt))
+        retries = torch.where(record.missed, progress.retries + 1, torch.zeros_like(progress.retries))
+        seen = select(running, info, progress.info)
+        sample = select(record.good, moved, progress.sample)
+        return _Progress(sample, progress.accepted + record.good, retries, seen), record
+
+    return build_engine(attempt, mode=compile, batched=(False, True, True), label="a step of the collection")
 
 
-def _advance(progress: _Progress, record: _Record) -> _Progress:
-    """Where a step was accepted the system and its window move on; elsewhere they stay."""
-    tried, dt = record.sample, record.info.dt
-    moved = tried._replace(system=record.after, window=vmap(push)(tried.window, tried.system, dt))
-    retries = torch.where(record.missed, progress.retries + 1, torch.zeros_like(progress.retries))
-    info = select(tried.active, record.info, progress.info)
-    return _Progress(select(record.good, moved, progress.sample), progress.accepted + record.good, retries, info)
+@remember
+def build_update(learner: Learner, compile: str) -> Callable[[TrainState, Groups], TrainState]:
+    """(state, failed samples) -> state after one optimizer step, compiled if asked."""
+
+    def update(params: Params, opt_state: Any, failed: Groups) -> tuple[Params, Any]:
+        state, _ = learner.update(TrainState(params, opt_state, (), torch.zeros(())), failed, "failed")
+        return state.params, state.opt_state
+
+    engine = build_engine(update, mode=compile, batched=(False, False, True), label="an update of the collection")
+
+    def apply(state: TrainState, failed: Groups) -> TrainState:
+        if compile == "off":
+            return learner.update(state, failed, "failed")[0]
+        params, opt_state = engine(state.params, state.opt_state, tuple(map(_fill_up, failed)))
+        return state._replace(params=params, opt_state=opt_state)
+
+    return apply
+
+
+def _fill_up(group: Sample) -> Sample:
+    """A group with inactive samples added up to the next of few sizes: every other one would be compiled for."""
+    count = len(group.active)
+    size = _SMALLEST
+    while size < count:
+        size *= _GROWTH
+    row = torch.arange(size, device=group.active.device)
+    filled = take(group, row.clamp(max=count - 1))
+    return filled._replace(active=filled.active & (row < count))
 
 
 def _rejected(records: Sequence[_Record]) -> Groups:

@@ -7,7 +7,8 @@ from ..base.check import require
 from ..base.rng import fold_in
 from ..base.types import Population, TrainState
 from .collect import COMPLETE, CollectInfo, collect_trajectory
-from .objective import Groups, Learner
+from .learner import Learner
+from .objective import Groups
 from .replay import ReplayInfo, generalize_on_trajectory
 
 
@@ -30,6 +31,7 @@ def train_epoch_two_phase(
     seed: int = 0,
     steps_per_epoch: int = 1,
     max_retrain_steps: int = 1000,
+    compile: str = "off",
     **replay: Any,
 ) -> tuple[TrainState, EpochInfo]:
     """One epoch: collect validated steps, then generalize on them.
@@ -40,8 +42,9 @@ def train_epoch_two_phase(
         seed: the key of the run.
         steps_per_epoch: see `collect_trajectory`.
         max_retrain_steps: see `collect_trajectory`.
+        compile: "on", "auto" (where there is a compiler) or "off", for both.
         **replay: keywords of `generalize_on_trajectory`: replay_batch_size, replay_steps,
-            min_replay_size, loss_on, convergence, history.
+            min_replay_size, loss_on, convergence, history, check_every.
 
     Returns:
         (state with its epoch number raised by one, `EpochInfo`). If the collection ended at its
@@ -52,10 +55,14 @@ def train_epoch_two_phase(
     """
     epoch = int(state.epoch)
     state, trajectory, collected = collect_trajectory(
-        state, learner=learner, steps_per_epoch=steps_per_epoch, max_retrain_steps=max_retrain_steps
+        state,
+        learner=learner,
+        steps_per_epoch=steps_per_epoch,
+        max_retrain_steps=max_retrain_steps,
+        compile=compile,
     )
     key = fold_in(seed, "epoch", epoch)
-    state, replayed = generalize_on_trajectory(state, trajectory, learner=learner, seed=key, **replay)
+    state, replayed = generalize_on_trajectory(state, trajectory, learner=learner, seed=key, compile=compile, **replay)
     return state._replace(epoch=state.epoch + 1), EpochInfo(epoch, collected, replayed, trajectory)
 
 

@@ -1,4 +1,4 @@
-"""The objective of training, over a minibatch: the single step lifted by ``vmap``, its loss, its update.
+"""The objective of training, over a minibatch: the single step lifted by ``vmap``, and its loss.
 
 A minibatch is a tuple of groups; a group is a `Sample` whose leaves have a leading axis, all of one
 shape (N, D, H). There is one ``vmap`` per group, and the losses of all groups are pooled.
@@ -9,13 +9,12 @@ from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value, vmap
+from torch.func import vmap
 
 from ..base.check import require, require_choice
-from ..base.tree import concatenate, length, select, take
-from ..base.types import Params, Sample, StepInfo, System, TrainState
+from ..base.tree import concatenate, length, take
+from ..base.types import Params, Sample, StepInfo, System
 from ..learning.losses import aggregate_minibatch_loss, band_residual, check_all_pass, check_band
-from ..learning.optimizers import GradientTransformation, apply_updates
 from ..timestep.step import Step
 
 Groups: TypeAlias = tuple[Sample, ...]
@@ -36,21 +35,6 @@ class Objective(NamedTuple):
     loss: Callable[..., tuple[Tensor, StepInfo]]  # (params, batch, on="failed") -> mean square (), info (B,)
     E_lower: float
     E_upper: float
-
-
-class Learner(NamedTuple):
-    """An objective and the optimizer that works on it.
-
-    Made by `build_learner`. ``update(state, batch, on="failed") -> (state, (loss, info))`` judges the
-    state's parameters on the batch and returns a state that took one optimizer step; where no sample
-    was chosen the state comes back unchanged.
-
-    Shapes: a batch of B samples in; loss () and `StepInfo` (B,) out.
-    """
-
-    objective: Objective
-    optimizer: GradientTransformation
-    update: Callable[..., tuple[TrainState, tuple[Tensor, StepInfo]]]
 
 
 def build_objective(step: Step, *, E_lower: float = 1e-6, E_upper: float = 1e-4) -> Objective:
@@ -87,39 +71,6 @@ def build_objective(step: Step, *, E_lower: float = 1e-6, E_upper: float = 1e-4)
         return aggregate_minibatch_loss(residual**2, chosen_samples(batch, info, on)), info
 
     return Objective(attempt, residuals, loss, E_lower, E_upper)
-
-
-def build_learner(
-    step: Step, optimizer: GradientTransformation, *, E_lower: float = 1e-6, E_upper: float = 1e-4
-) -> Learner:
-    """An objective with an optimizer: what both phases of training need.
-
-    Args:
-        step: one step of one system, from `build_step`.
-        optimizer: any pair (init, update).
-        E_lower: lower edge of the band of relative energy errors, > 0.
-        E_upper: upper edge, > E_lower.
-
-    Returns:
-        A `Learner`.
-
-    Raises:
-        ValueError: unless 0 < E_lower < E_upper.
-    """
-    objective = build_objective(step, E_lower=E_lower, E_upper=E_upper)
-
-    def update(state: TrainState, batch: Groups, on: str = "failed") -> tuple[TrainState, tuple[Tensor, StepInfo]]:
-        def of_params(params: Params) -> tuple[Tensor, StepInfo]:
-            return objective.loss(params, batch, on)
-
-        grads, (loss, info) = grad_and_value(of_params, has_aux=True)(state.params)
-        updates, opt_state = optimizer.update(grads, state.opt_state, state.params)
-        # A mean over no samples has gradient 0, but momentum and weight decay would still move.
-        some = chosen_samples(batch, info, on).any()
-        new = select(some, (apply_updates(state.params, updates), opt_state), (state.params, state.opt_state))
-        return state._replace(params=new[0], opt_state=new[1]), (loss, info)
-
-    return Learner(objective, optimizer, update)
 
 
 def evaluate_minibatch(params: Params, minibatch: Groups, *, objective: Objective) -> tuple[Tensor, StepInfo]:

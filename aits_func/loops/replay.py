@@ -7,14 +7,31 @@ import torch
 from torch import Tensor
 
 from ..base.check import require, require_choice
-from ..base.rng import fold_in, generator
+from ..base.engine import MODES
+from ..base.rng import fold_in
 from ..base.tree import take
 from ..base.types import Params, StepInfo, TrainState
 from ..timestep.window import forget
-from .objective import LOSS_ON, Groups, Learner, Objective, as_groups, chosen_samples, count_samples, pick
+from .learner import Learner, room_for
+from .objective import LOSS_ON, Groups, Objective, as_groups, count_samples, pick
+from .replay_iteration import (
+    NO_ROOM,
+    PASSED,
+    Minibatch,
+    Row,
+    begin,
+    build_iteration,
+    countable_error,
+    draw_minibatches,
+    draw_order,
+    in_band,
+    pass_over,
+    run_until_stop,
+)
 
 CONVERGENCE = ("minibatch", "band", "trajectory")
 HISTORY = ("snapshot", "ignore")
+_BLOCK = 16  # iterations after which it is decided anew how many samples get a gradient
 
 
 class ReplayHistory(NamedTuple):
@@ -66,8 +83,7 @@ def sample_minibatch(trajectory: Groups, batch_size: int, *, seed: int = 0) -> G
     """
     require(batch_size >= 1, f"sample_minibatch: batch_size must be >= 1, got {batch_size}")
     groups = as_groups(trajectory)
-    order = torch.randperm(count_samples(groups), generator=generator(seed, "minibatch"))
-    return pick(groups, order[:batch_size])
+    return pick(groups, draw_order(count_samples(groups), batch_size, seed))
 
 
 def generalize_on_trajectory(
@@ -82,12 +98,14 @@ def generalize_on_trajectory(
     loss_on: str = "failed",
     convergence: str = "minibatch",
     history: str = "snapshot",
+    compile: str = "off",
+    check_every: int | None = None,
 ) -> tuple[TrainState, ReplayInfo]:
     """Train on random minibatches of a trajectory until a whole minibatch passes.
 
     Each iteration draws min(replay_batch_size, T) distinct samples and steps all of them with one
     vmapped call. If all are accepted the parameters that were judged are returned; otherwise the
-    optimizer updates once on the mean loss.
+    optimizer updates once on the mean loss. Where few samples have a gradient, only those are tried with one.
 
     The source takes the mean over the failed samples only, and so never asks for a larger step
     where the threshold lies above the band: dt → 0 "converges" at once. ``loss_on="all"`` with
@@ -106,6 +124,9 @@ def generalize_on_trajectory(
             "trajectory": the minibatch and then the whole trajectory accepted. With loss_on="failed" nothing
             moves accepted samples into the band; use "band" with "all".
         history: "snapshot" gives every sample the window it was collected with; "ignore" none.
+        compile: "on", "auto" (where there is a compiler) or "off"; worth its seconds for some thousand iterations.
+        check_every: iterations between two looks of the host at the verdict, 1 to 16; the result is the same. None: 1
+            where a look costs nothing (eager on the CPU), and otherwise 16.
 
     Returns:
         (state, `ReplayInfo`). Not converged: the parameters after the last update.
@@ -114,6 +135,11 @@ def generalize_on_trajectory(
         ValueError: if a number is < 1 or a word is not one of those above.
     """
     _check_arguments(replay_batch_size, replay_steps, loss_on, convergence, history)
+    require_choice("generalize_on_trajectory", "compile", compile, MODES)
+    require(
+        check_every is None or 1 <= check_every <= _BLOCK,
+        f"generalize_on_trajectory: check_every must be between 1 and {_BLOCK}, got {check_every}",
+    )
     groups = as_groups(trajectory)
     if history == "ignore":
         groups = tuple(group._replace(window=forget(group.window)) for group in groups)
@@ -121,19 +147,46 @@ def generalize_on_trajectory(
     if size < max(min_replay_size, 1):
         return state, _report(learner.objective, state.params, groups, [], converged=True, skipped=size > 0)
 
-    seen: list[Tensor] = []
-    for iteration in range(1, replay_steps + 1):
-        batch = sample_minibatch(groups, replay_batch_size, seed=fold_in(seed, "replay", iteration))
-        updated, (loss, info) = learner.update(state, batch, loss_on)
-        seen.append(_summarize(loss, info))
-        # The one host sync of an iteration; `seen` stays on the device until the end.
-        if bool(_verdict(learner.objective, batch, info, convergence)) and (
-            convergence != "trajectory"
-            or _trajectory_passes(learner.objective, state.params, groups, replay_batch_size)
-        ):
-            return state, _report(learner.objective, state.params, groups, seen, converged=True)
-        state = updated
-    return state, _report(learner.objective, state.params, groups, seen, converged=False)
+    every = check_every or (1 if compile == "off" and groups[0].active.device.type == "cpu" else _BLOCK)
+    progress = begin(state, groups[0].active.device)
+    seen: list[Row] = []
+    waiting: list[Minibatch] = []
+    room, converged = 0, False
+    while len(seen) < replay_steps and not converged:
+        if not waiting:
+            keys = [fold_in(seed, "replay", i) for i in _next_iterations(len(seen) + 1, every, replay_steps)]
+            waiting = draw_minibatches(groups, replay_batch_size, keys, fixed_shapes=compile != "off")
+        iterate = build_iteration(learner, loss_on, convergence, room, compile)
+        progress, judged, code = run_until_stop(iterate, progress, waiting)
+        seen += judged
+        if code == PASSED:
+            converged = convergence != "trajectory" or _trajectory_passes(
+                learner.objective, progress.params, groups, replay_batch_size
+            )
+            if not converged:
+                progress = pass_over(iterate, progress, waiting[len(judged) - 1])
+        room = _next_room(learner, room, code, waiting[0].groups, seen)
+        waiting = waiting[len(judged) :]
+    state = state._replace(params=progress.params, opt_state=progress.opt_state)
+    return state, _report(learner.objective, state.params, groups, seen, converged=converged)
+
+
+def _next_iterations(first: int, every: int, last: int) -> range:
+    """The iterations until the host looks again: never beyond a block, whatever ``every`` is."""
+    return range(first, 1 + min(first + every - 1, last, first + (-first % _BLOCK)))
+
+
+def _next_room(learner: Learner, room: int, code: int, batch: Groups, seen: list[Row]) -> int:
+    """How many samples of a group get a gradient from now on.
+
+    More as soon as there are too few, and anew for every block of iterations: so that what comes out does not depend on
+    how often the host looks.
+    """
+    if code == NO_ROOM:
+        return 0
+    if len(seen) % _BLOCK or learner.update_some is None:
+        return room
+    return room_for(batch, max(int(row.pulling) for row in seen[-_BLOCK:]))
 
 
 def evaluate_trajectory(
@@ -171,39 +224,15 @@ def _check_arguments(batch_size: int, steps: int, loss_on: str, convergence: str
     require_choice(where, "history", history, HISTORY)
 
 
-def _verdict(objective: Objective, batch: Groups, info: StepInfo, convergence: str) -> Tensor:
-    """() bool: whether this minibatch passes."""
-    if convergence != "band":
-        return info.accepted.all()
-    inside = in_band(info, objective) & info.accepted
-    return (inside | ~chosen_samples(batch, info, "all")).all()
-
-
-def in_band(info: StepInfo, objective: Objective) -> Tensor:
-    """Which steps have their relative energy error inside [E_lower, E_upper]; bool."""
-    return (info.energy_error >= objective.E_lower) & (info.energy_error <= objective.E_upper)
-
-
 def _trajectory_passes(objective: Objective, params: Params, groups: Groups, batch_size: int) -> bool:
     info = evaluate_trajectory(params, groups, objective=objective, batch_size=batch_size)
     return bool(info.accepted.all())
 
 
-def countable_error(info: StepInfo) -> Tensor:
-    """Energy errors for reports: a step that exploded counts as 1."""
-    return torch.where(info.energy_error.isfinite(), info.energy_error, torch.ones_like(info.energy_error))
-
-
-def _summarize(loss: Tensor, info: StepInfo) -> Tensor:
-    """The five numbers of `ReplayHistory`, still on the device, (5,)."""
-    error = countable_error(info)
-    return torch.stack([loss, info.accepted.to(error).mean(), error.mean(), error.amax(), info.dt.mean()]).double()
-
-
 def _report(
-    objective: Objective, params: Params, groups: Groups, seen: list[Tensor], *, converged: bool, skipped: bool = False
+    objective: Objective, params: Params, groups: Groups, seen: list[Row], *, converged: bool, skipped: bool = False
 ) -> ReplayInfo:
-    columns = torch.stack(seen).cpu() if seen else torch.zeros(0, 5, dtype=torch.float64)
+    columns = torch.tensor([row[2:] for row in seen], dtype=torch.float64).reshape(-1, 5)
     history = ReplayHistory(*columns.unbind(1))
     if count_samples(groups) == 0:
         numbers = (math.nan,) * 5

@@ -7,7 +7,6 @@ a stage of −h, so the backward pass needs the last state alone, and one stage'
 import math
 import warnings
 from collections.abc import Callable, Sequence
-from functools import lru_cache
 from typing import Any, NamedTuple
 
 import torch
@@ -15,7 +14,7 @@ from torch import Tensor
 from torch.func import vjp, vmap
 
 from ..base.check import require
-from ..base.engine import Engine, build_engine, outside_transforms
+from ..base.engine import Engine, build_engine, outside_transforms, remember
 from ..base.tree import leaves, map_leaves, replace_leaves, select
 from ..base.types import Params, System
 from ..physics.gravity import Gravity
@@ -25,7 +24,6 @@ from ..timestep.policy import Policy, traits_of
 from ..timestep.run import ARRIVED, Watch, build_stepper
 from ..timestep.window import empty_window
 from .arguments import check_params, measure, step_factor, times_to_reach
-from .batch_run import is_hashable
 
 _SYNC_EVERY = 16  # steps between two looks at who is done
 _TRUSTED = 1e-6  # of the system's size: farther from the start, the retraced path is another one
@@ -127,8 +125,7 @@ def retrace(
     check_traits(its_scheme, traits_of(its_policy), "retrace")
     require(max_steps >= 1, f"retrace: max_steps must be >= 1, got {max_steps}")
     (target,) = times_to_reach("retrace", systems, t_end=t_end, steps=steps)
-    make = _kept_machine if is_hashable((policy, gravity, scheme)) else _machine
-    machine = make(policy, gravity, scheme, given, compile)._replace(stages=its_scheme.stages)
+    machine = _machine(policy, gravity, scheme, given, compile)._replace(stages=its_scheme.stages)
     theta = Theta(params, step_factor("retrace", h, systems), constants)
     check_params("retrace", params, systems)
 
@@ -170,6 +167,7 @@ def _model(policy: Any, gravity: Any, scheme: Any, given: bool, constants: Any) 
     return policy(field), field, scheme(field)
 
 
+@remember
 def _machine(policy: Any, gravity: Any, scheme: Any, given: bool, compile: str) -> Machine:
     def stage(theta: Theta, coefficient: Tensor, so_far: SchemeStep) -> SchemeStep:
         its_policy, field, its_scheme = _model(policy, gravity, scheme, given, theta.constants)
@@ -193,15 +191,12 @@ def _machine(policy: Any, gravity: Any, scheme: Any, given: bool, compile: str) 
 
     stages = vmap(stage, in_dims=(None, None, 0))
     return Machine(
-        build_engine(stages, mode=compile),
-        build_engine(vmap(_conclude), mode=compile),
-        build_engine(pull, mode=compile),
+        build_engine(stages, mode=compile, batched=(False, False, True), label="a stage of the run"),
+        build_engine(vmap(_conclude), mode=compile, batched=(True,) * 5, label="the verdict on a step"),
+        build_engine(pull, mode=compile, batched=(False, False, True, True, True), label="a stage of the way back"),
         stages,
         (),
     )
-
-
-_kept_machine = lru_cache(maxsize=16)(_machine)
 
 
 def _no_step(state: State) -> SchemeStep:

@@ -15,8 +15,9 @@ from ..base.check import require
 from ..base.types import System
 from .criterion import Criterion, criterion_of_rate, rate_p_norm, root, time_of, vector_norm
 from .force_derivatives import derivatives_to_crackle, tidal_tensor
-from .gravity import Gravity, pair_difference, pair_distance, pair_indices
+from .gravity import Gravity
 from .pair_criteria import free_fall_rate_squared
+from .pairs import pair_difference, pair_distance, pair_indices
 
 BALANCED = 1e-3
 """Below this part of the sum of what the other bodies do to it, an acceleration counts as zero in `prs23_moving`.

@@ -7,6 +7,7 @@ Shapes: mass (N,), position and velocity (N, D), time (). Everything here is a p
 one system; lift it with ``torch.func.vmap``.
 """
 
+import itertools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -17,6 +18,7 @@ from torch.func import jvp, vmap
 from ..base.check import require
 from ..base.types import System
 from .fields import Field
+from .pairs import pair_difference, pair_distance, pair_rows, written_out
 
 
 class Derivatives(NamedTuple):
@@ -105,9 +107,23 @@ def mutual_acceleration(mass: Tensor, position: Tensor, *, G: float, softening: 
     Returns:
         (N, D), length / time².
     """
+    if written_out(mass.shape[0]):
+        return _acceleration_pair_by_pair(mass, position, G, softening)
     separation = position[None, :, :] - position[:, None, :]  # (N, N, D), from i to j
     weight = G * mass * _inverse_distance(separation, softening) ** 3  # (N, N)
     return (weight[:, :, None] * separation).sum(1)
+
+
+def _acceleration_pair_by_pair(mass: Tensor, position: Tensor, G: float, softening: float) -> Tensor:
+    """The same, every pair once, written out for a compiler."""
+    bodies = mass.shape[0]
+    difference = pair_difference(position)
+    pull = G * (difference.pow(2).sum(-1) + softening**2).rsqrt().pow(3)[:, None] * difference
+    sums = list(torch.zeros_like(position).unbind(0))
+    for pair, (i, j) in enumerate(itertools.combinations(range(bodies), 2)):
+        sums[i] = sums[i] + mass[j] * pull[pair]
+        sums[j] = sums[j] - mass[i] * pull[pair]
+    return torch.stack(sums)
 
 
 def system_derivatives(system: System, field: Field | None = None, *, G: float, softening: float) -> Derivatives:
@@ -159,34 +175,13 @@ def mutual_potential_energy(mass: Tensor, position: Tensor, *, G: float, softeni
     Returns:
         (), mass · length² / time².
     """
-    first, second = pair_indices(mass.shape[0], mass.device)
-    distance = pair_distance(position, softening)
-    return -G * (mass[first] * mass[second] / distance).sum()
+    first, second = pair_rows(mass)
+    return -G * (first * second / pair_distance(position, softening)).sum()
 
 
 def kinetic_energy(system: System) -> Tensor:
     """Kinetic energy ½ Σ mᵢ |vᵢ|², shape ()."""
     return 0.5 * (system.mass * system.velocity.pow(2).sum(-1)).sum()
-
-
-def pair_indices(bodies: int, device: torch.device) -> tuple[Tensor, Tensor]:
-    """Indices of the N(N−1)/2 pairs i < j, two (P,)."""
-    first, second = torch.triu_indices(bodies, bodies, 1, device=device)
-    return first, second
-
-
-def pair_difference(x: Tensor) -> Tensor:
-    """xⱼ − xᵢ of the pairs i < j: (N, D) -> (P, D). Without self-pairs there is nothing to mask.
-
-    Indexed, not by ``index_select``: of that one's derivative under vmap torch 2.13 compiles wrong code.
-    """
-    first, second = pair_indices(x.shape[0], x.device)
-    return x[second] - x[first]
-
-
-def pair_distance(position: Tensor, softening: float) -> Tensor:
-    """(|xⱼ − xᵢ|² + s²)^{1/2} of the pairs i < j: (N, D) -> (P,)."""
-    return (pair_difference(position).pow(2).sum(-1) + softening**2).sqrt()
 
 
 def _inverse_distance(separation: Tensor, softening: float) -> Tensor:

@@ -12,7 +12,8 @@ from torch import Tensor
 from ..base.check import require, require_choice
 from ..base.types import Params, System
 from .criterion import Criterion, bounded_exp, criterion_of_rate, log_parameter, rate_p_norm, root, time_of
-from .gravity import Gravity, pair_difference, pair_distance, pair_indices
+from .gravity import Gravity
+from .pairs import pair_difference, pair_distance, pair_rows
 from .step_function import Traits
 
 
@@ -153,8 +154,8 @@ def fly_by_rate_squared(gravity: Gravity, system: System) -> Tensor:
 
 def pair_mass(system: System) -> Tensor:
     """mᵢ + mⱼ of the pairs i < j, (P,)."""
-    first, second = pair_indices(system.mass.shape[0], system.mass.device)
-    return system.mass[first] + system.mass[second]
+    first, second = pair_rows(system.mass)
+    return first + second
 
 
 _RATES: dict[str, Callable[[Gravity, System], Tensor]] = {

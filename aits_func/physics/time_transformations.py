@@ -14,9 +14,10 @@ from torch import Tensor
 from ..base.check import require, require_choice
 from ..base.types import Params, System
 from .criterion import Criterion, bounded_exp, log_parameter, no_constants, rate_p_norm, time_of
-from .gravity import Gravity, pair_distance, pair_indices
+from .gravity import Gravity
 from .invariants import at_rest_as_a_whole
 from .pair_criteria import free_fall_rate_squared, pair_mass
+from .pairs import pair_distance, pair_rows
 from .step_function import REVERSIBLE, PositionForm
 
 UNITS = ("natural", "one")
@@ -181,8 +182,8 @@ def _smooth_step(x: Tensor) -> Tensor:
 
 def _mass_product(system: System) -> Tensor:
     """mᵢ mⱼ of the pairs i < j, (P,)."""
-    first, second = pair_indices(system.mass.shape[0], system.mass.device)
-    return system.mass[first] * system.mass[second]
+    first, second = pair_rows(system.mass)
+    return first * second
 
 
 _WEIGHTS_SQUARED: dict[str, Callable[[System], Tensor]] = {

@@ -13,8 +13,9 @@ from torch.func import vmap
 
 from ..base.check import require, require_choice
 from ..base.types import System, Window
-from ..physics.gravity import Gravity, mutual_acceleration, pair_distance
+from ..physics.gravity import Gravity, mutual_acceleration
 from ..physics.invariants import to_centre_of_mass
+from ..physics.pairs import pair_distance
 from ..physics.step_function import REVERSIBLE, Traits
 from .invariant import INVARIANT_NAMES, build_invariant
 

@@ -12,8 +12,9 @@ import torch
 from torch import Tensor
 
 from ..base.types import System
-from ..physics.gravity import Derivatives, Gravity, kinetic_energy, pair_difference, pair_indices
+from ..physics.gravity import Derivatives, Gravity, kinetic_energy
 from ..physics.invariants import to_centre_of_mass
+from ..physics.pairs import pair_difference, pair_rows
 
 _PAIR_NAMES = ("fly-by", "radial", "mass fraction", "mass balance", "softening", "tide")
 INVARIANT_NAMES = (
@@ -85,8 +86,7 @@ def _pair_terms(gravity: Gravity, system: System, acceleration: Tensor) -> tuple
     A pair without mass has rate 0 and so no weight; its terms only have to be finite, with their
     derivatives, and are computed as if it had mass 1.
     """
-    first, second = pair_indices(system.mass.shape[0], system.mass.device)
-    mass_1, mass_2 = system.mass[first], system.mass[second]
+    mass_1, mass_2 = pair_rows(system.mass)
     r, v, a = pair_difference(torch.cat([system.position, system.velocity, acceleration], 1)).chunk(3, 1)
     distance = (r.pow(2).sum(-1) + gravity.softening**2).sqrt()
     pair_mass = mass_1 + mass_2

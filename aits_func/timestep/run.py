@@ -13,7 +13,8 @@ from torch.func import jvp
 
 from ..base.tree import map_leaves, select
 from ..base.types import Params, System, Window
-from ..physics.gravity import Gravity, kinetic_energy, pair_distance
+from ..physics.gravity import Gravity, kinetic_energy
+from ..physics.pairs import pair_distance
 from ..physics.scheme import Scheme, SchemeStep, all_valid, join, reverse_velocities
 from ..physics.step_function import StepFunction
 from .binding import bind

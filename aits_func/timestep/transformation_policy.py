@@ -16,8 +16,9 @@ from ..base.rng import fold_in
 from ..base.types import Params, System
 from ..learning.network import build_mlp
 from ..physics.criterion import bounded_exp, time_of
-from ..physics.gravity import Gravity, pair_distance
+from ..physics.gravity import Gravity
 from ..physics.invariants import at_rest_as_a_whole
+from ..physics.pairs import pair_distance
 from ..physics.step_function import REVERSIBLE, PositionForm
 from ..physics.time_transformations import pair_norm, pair_weights_squared
 from .policy import Policy

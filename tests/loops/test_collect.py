@@ -18,7 +18,7 @@ from aits_func.loops.collect import (
     init_population,
     init_train_state,
 )
-from aits_func.loops.objective import Learner, build_learner
+from aits_func.loops.learner import Learner, build_learner
 from aits_func.physics.gravity import build_gravity
 from aits_func.physics.initial_conditions import binaries, gaussian_cluster
 from aits_func.physics.integrators import build_leapfrog_kdk

@@ -11,7 +11,7 @@ from aits_func.base.rng import fold_in
 from aits_func.learning.optimizers import adam, sgd
 from aits_func.loops.collect import RETRAIN_LIMIT, collect_trajectory, init_population, init_train_state
 from aits_func.loops.epoch import EpochInfo, run_two_phase_training, train_epoch_two_phase
-from aits_func.loops.objective import build_learner
+from aits_func.loops.learner import build_learner
 from aits_func.loops.replay import generalize_on_trajectory
 from aits_func.physics.gravity import build_gravity
 from aits_func.physics.initial_conditions import binaries, gaussian_cluster

@@ -14,9 +14,9 @@ from aits_func.learning.losses import compute_single_step_loss
 from aits_func.learning.network import Layer
 from aits_func.learning.optimizers import adam, build_optimizer, sgd
 from aits_func.loops.collect import init_train_state
+from aits_func.loops.learner import build_learner
 from aits_func.loops.objective import (
     as_groups,
-    build_learner,
     build_objective,
     chosen_samples,
     count_samples,

@@ -10,7 +10,8 @@ from aits_func.base import tree
 from aits_func.base.types import StepInfo, System
 from aits_func.learning.optimizers import adam, sgd
 from aits_func.loops.collect import init_train_state
-from aits_func.loops.objective import Learner, build_learner, count_samples
+from aits_func.loops.learner import Learner, build_learner
+from aits_func.loops.objective import count_samples
 from aits_func.loops.replay import (
     ReplayHistory,
     countable_error,

@@ -8,7 +8,8 @@ from aits_func.base.check import make_system
 from aits_func.base.tree import cast, leaves
 from aits_func.learning.optimizers import adam
 from aits_func.loops.collect import init_train_state
-from aits_func.loops.objective import build_learner, build_objective
+from aits_func.loops.learner import build_learner
+from aits_func.loops.objective import build_objective
 from aits_func.physics.gravity import build_gravity
 from aits_func.physics.initial_conditions import binaries, free_fall_triple
 from aits_func.physics.integrators import build_leapfrog_kdk

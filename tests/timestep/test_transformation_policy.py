@@ -14,7 +14,7 @@ from aits_func.learning.network import Layer
 from aits_func.learning.optimizers import adam
 from aits_func.loops.collect import init_population, init_train_state
 from aits_func.loops.epoch import run_two_phase_training
-from aits_func.loops.objective import build_learner
+from aits_func.loops.learner import build_learner
 from aits_func.loops.replay import evaluate_trajectory
 from aits_func.loops.simulate import simulate
 from aits_func.physics.gravity import build_gravity

@@ -1,0 +1,229 @@
+"""One iteration of the replay as a pure function that freezes itself once it has converged.
+
+So several iterations run one after the other without the host looking at the verdicts in between, and what they leave
+behind is what looking every time would have left.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..base.engine import build_engine, remember
+from ..base.rng import generator
+from ..base.tree import leaves, map_leaves, replace_leaves, select
+from ..base.types import Params, Sample, StepInfo, TrainState
+from .learner import Learner
+from .objective import Groups, Objective, chosen_samples, count_samples, pick
+
+GOING, PASSED, NO_ROOM = 0, 1, 2
+_WIDTH = 32  # groups of a minibatch are filled up to multiples of this, so that there are few shapes
+
+
+class Minibatch(NamedTuple):
+    """Samples of one iteration, every group filled up to a size that hardly changes.
+
+    Shapes: as commented on the fields, b samples in all groups.
+    """
+
+    groups: Groups
+    real: Tensor  # (b,) bool; False where an inactive sample only fills up
+
+
+class Progress(NamedTuple):
+    """What an iteration hands on to the next.
+
+    Shapes: pytrees of tensors.
+    """
+
+    params: Params
+    opt_state: Any
+    code: Tensor  # () int64; GOING, PASSED or NO_ROOM: from then on nothing changes
+    stops: Tensor  # () bool; whether a minibatch that passes ends it
+
+
+class Row(NamedTuple):
+    """What one iteration saw: plain numbers, in the order in which the device reports them."""
+
+    code: float
+    pulling: float  # samples of one group that had a gradient, at most
+    loss: float
+    pass_rate: float
+    mean_energy_error: float
+    max_energy_error: float
+    mean_dt: float
+
+
+@remember
+def build_iteration(learner: Learner, loss_on: str, convergence: str, room: int, compile: str) -> Callable[..., Any]:
+    """(`Progress`, `Minibatch`) -> (`Progress`, a tensor (7,) of what stands in `Row`), compiled if asked for.
+
+    Args:
+        learner: objective and optimizer.
+        loss_on: "failed" or "all".
+        convergence: "band", or any other word for "all accepted".
+        room: samples of a group that may have a gradient, see `room_for`; 0 for all.
+        compile: "auto", "on" or "off".
+    """
+
+    def iterate(progress: Progress, batch: Minibatch) -> tuple[Progress, Tensor]:
+        state = TrainState(progress.params, progress.opt_state, (), torch.zeros_like(progress.code))
+        if room and learner.update_some is not None:
+            state, loss, info, pulling = learner.update_some(state, batch.groups, loss_on, room)
+            fits = pulling <= room
+        else:
+            state, (loss, info) = learner.update(state, batch.groups, loss_on)
+            pulling, fits = _count_pulling(learner.objective, batch, info, loss_on), torch.ones_like(progress.stops)
+        passes = verdict(learner.objective, batch.groups, info, convergence) & progress.stops
+        now = torch.where(passes, PASSED, torch.where(fits, GOING, NO_ROOM))
+        code = torch.where(progress.code == GOING, now, progress.code)
+        old = (progress.params, progress.opt_state)
+        params, opt_state = select(code == GOING, (state.params, state.opt_state), old)
+        return Progress(params, opt_state, code, progress.stops), _row(code, pulling, loss, info, batch.real)
+
+    label = "a training iteration" if room == 0 else "a training iteration with few gradients"
+    return build_engine(iterate, mode=compile, batched=(False, True), label=label)
+
+
+def begin(state: TrainState, device: torch.device) -> Progress:
+    """Where the first iteration starts."""
+    code = torch.full((), GOING, dtype=torch.int64, device=device)
+    return Progress(state.params, state.opt_state, code, torch.ones_like(code, dtype=torch.bool))
+
+
+def run_until_stop(
+    iterate: Callable[..., Any], progress: Progress, batches: Sequence[Minibatch]
+) -> tuple[Progress, list[Row], int]:
+    """Iterations over these minibatches, without a look in between.
+
+    Returns:
+        (progress, ready to go on; what was judged, the minibatch that passed included, one without room not; the
+        code that it ended with).
+    """
+    rows = []
+    for batch in batches:
+        progress, row = iterate(progress, batch)
+        rows.append(row)
+    judged: list[Row] = []
+    going = progress._replace(code=torch.zeros_like(progress.code))
+    for row in map(Row._make, torch.stack(rows).tolist()):  # the one host sync of these iterations
+        if row.code == NO_ROOM:
+            return going, judged, NO_ROOM
+        judged.append(row)
+        if row.code == PASSED:
+            return going, judged, PASSED
+    return going, judged, GOING
+
+
+def pass_over(iterate: Callable[..., Any], progress: Progress, batch: Minibatch) -> Progress:
+    """The progress after a minibatch that passes but does not end the replay: updated, and on."""
+    after, _ = iterate(progress._replace(stops=torch.zeros_like(progress.stops)), batch)
+    return after._replace(code=progress.code, stops=progress.stops)
+
+
+def draw_minibatches(
+    trajectory: Groups, batch_size: int, seeds: Sequence[int], *, fixed_shapes: bool
+) -> list[Minibatch]:
+    """The minibatches that `sample_minibatch` draws with these keys.
+
+    Args:
+        trajectory: a tuple of groups, T samples in all.
+        batch_size: at most this many.
+        seeds: the keys.
+        fixed_shapes: fill groups up to sizes that are the same for nearly all draws, and lay them in memory as
+            compiled functions want them.
+    """
+    size = count_samples(trajectory)
+    orders = torch.stack([draw_order(size, batch_size, seed) for seed in seeds])
+    if not fixed_shapes:
+        batches = [pick(trajectory, order) for order in orders]
+        return [Minibatch(groups, torch.cat([torch.ones_like(x.active) for x in groups])) for groups in batches]
+    pieces, start = [], 0
+    for group in trajectory:
+        length = len(group.active)
+        rows, real = _rows_of(orders, start, length, size, batch_size)
+        pieces.append((_gather(group, rows, real), real.to(group.active.device)))
+        start += length
+    return [
+        Minibatch(tuple(group[k] for group, _ in pieces), torch.cat([real[k] for _, real in pieces]))
+        for k in range(len(seeds))
+    ]
+
+
+def draw_order(size: int, batch_size: int, seed: int) -> Tensor:
+    """Indices of distinct samples, uniformly drawn, (min(batch_size, size),) int64 on the CPU."""
+    return torch.randperm(size, generator=generator(seed, "minibatch"))[:batch_size]
+
+
+def verdict(objective: Objective, batch: Groups, info: StepInfo, convergence: str) -> Tensor:
+    """() bool: whether this minibatch passes."""
+    if convergence != "band":
+        return info.accepted.all()
+    inside = in_band(info, objective) & info.accepted
+    return (inside | ~chosen_samples(batch, info, "all")).all()
+
+
+def in_band(info: StepInfo, objective: Objective) -> Tensor:
+    """Which steps have their relative energy error inside [E_lower, E_upper]; bool."""
+    return (info.energy_error >= objective.E_lower) & (info.energy_error <= objective.E_upper)
+
+
+def countable_error(info: StepInfo) -> Tensor:
+    """Energy errors for reports: a step that exploded counts as 1."""
+    return torch.where(info.energy_error.isfinite(), info.energy_error, torch.ones_like(info.energy_error))
+
+
+def _count_pulling(objective: Objective, batch: Minibatch, info: StepInfo, loss_on: str) -> Tensor:
+    pulls = chosen_samples(batch.groups, info, loss_on) & ~in_band(info, objective)
+    return torch.stack([own.sum() for own in pulls.split([len(group.active) for group in batch.groups])]).amax()
+
+
+def _row(code: Tensor, pulling: Tensor, loss: Tensor, info: StepInfo, real: Tensor) -> Tensor:
+    """The numbers of a `Row`, still on the device, (7,)."""
+    error = countable_error(info)
+    count, nothing = real.sum(), torch.zeros_like(error)
+    means = [torch.where(real, x.to(error), nothing).sum() / count for x in (info.accepted, error, info.dt)]
+    largest = torch.where(real, error, nothing).amax()
+    return torch.stack([x.double() for x in (code, pulling, loss, means[0], means[1], largest, means[2])])
+
+
+def _rows_of(orders: Tensor, start: int, length: int, size: int, batch_size: int) -> tuple[Tensor, Tensor]:
+    """Which samples of one group stand in each of K minibatches: indices (K, W), and where these are real, (K, W)."""
+    inside = (orders >= start) & (orders < start + length)
+    width = _width(int(inside.sum(1).amax()), length, size, batch_size)
+    # Those of the group first, in the order in which they were drawn.
+    place = inside.to(torch.int8).argsort(dim=1, descending=True, stable=True)
+    place = torch.nn.functional.pad(place, (0, max(0, width - place.shape[1])))[:, :width]
+    real = torch.arange(width) < inside.sum(1, keepdim=True)
+    return torch.where(real, orders.gather(1, place) - start, 0), real
+
+
+def _width(most: int, length: int, size: int, batch_size: int) -> int:
+    """Rows for a group of which up to ``most`` samples were drawn: a number that is the same for nearly all draws."""
+    if length == size >= batch_size:
+        return batch_size
+    share = min(batch_size, size) * length / size
+    usual = min(share + 5 * share**0.5, length, batch_size)
+    return _WIDTH * -(-max(most, int(usual)) // _WIDTH)
+
+
+def _gather(group: Sample, rows: Tensor, real: Tensor) -> list[Sample]:
+    """The rows (K, W) of a group as K batches, inactive where they are not real."""
+    device = group.active.device
+    index = rows.reshape(-1).to(device)
+
+    def pick(leaf: Tensor) -> Tensor:
+        return leaf.index_select(0, index).unflatten(0, rows.shape)
+
+    picked = map_leaves(pick, group)
+    picked = picked._replace(active=picked.active & real.to(device))
+    columns = [_unbind(leaf) for leaf in leaves(picked)]
+    return [replace_leaves(picked, each) for each in zip(*columns, strict=True)]
+
+
+def _unbind(leaf: Tensor) -> list[Tensor]:
+    """(K, W, ...) as K arrays (W, ...) that lie batch-last."""
+    if leaf.ndim < 3:
+        return list(leaf.unbind(0))
+    return [each.movedim(-1, 0) for each in leaf.movedim(1, -1).contiguous().unbind(0)]

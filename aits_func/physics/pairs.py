@@ -1,0 +1,51 @@
+"""The pairs i < j of ONE system: what each of the two has, and how they differ.
+
+Without self-pairs there is nothing to mask. Eager code takes the rows of both by index, one operation each; where a
+compiler traces and pairs are few, they are written out one by one, so that no index is computed at run time.
+"""
+
+import itertools
+
+import torch
+from torch import Tensor
+
+from ..base.engine import is_traced
+
+FEW_BODIES = 8
+"""Bodies up to which pairs are written out for a compiler; the code grows with their square."""
+
+
+def pair_indices(bodies: int, device: torch.device) -> tuple[Tensor, Tensor]:
+    """Indices of the N(N−1)/2 pairs i < j, two (P,)."""
+    first, second = torch.triu_indices(bodies, bodies, 1, device=device)
+    return first, second
+
+
+def written_out(bodies: int) -> bool:
+    """Whether a compiler traces and the pairs of so many bodies are to be written out."""
+    return bodies <= FEW_BODIES and is_traced()
+
+
+def pair_rows(x: Tensor) -> tuple[Tensor, Tensor]:
+    """What the first and the second of every pair have: (N, ...) -> two (P, ...).
+
+    Indexed, not by ``index_select``: of that one's derivative under vmap torch 2.13 compiles wrong code.
+    """
+    bodies = x.shape[0]
+    if written_out(bodies):
+        rows = x.unbind(0)
+        first, second = zip(*itertools.combinations(rows, 2), strict=True)
+        return torch.stack(first), torch.stack(second)
+    first_index, second_index = pair_indices(bodies, x.device)
+    return x[first_index], x[second_index]
+
+
+def pair_difference(x: Tensor) -> Tensor:
+    """xⱼ − xᵢ of the pairs: (N, D) -> (P, D)."""
+    first, second = pair_rows(x)
+    return second - first
+
+
+def pair_distance(position: Tensor, softening: float) -> Tensor:
+    """(|xⱼ − xᵢ|² + s²)^{1/2} of the pairs: (N, D) -> (P,)."""
+    return (pair_difference(position).pow(2).sum(-1) + softening**2).sqrt()
