@@ -103,11 +103,11 @@ class Engine:
                 code = self._compile(trees, leaves, structure)
             except Exception as error:  # whatever a tracer or a compiler may raise: eager code is always right
                 reason = f"torch could not compile it: {' '.join(str(error).split())[:200]}"
-        if reason and self._mode == "on":
-            raise ValueError(f'compile = "on": {reason}; use compile = "auto" or "off"')
         seconds = time.perf_counter() - began
         self.reason, self.compile_seconds = reason or self.reason, self.compile_seconds + seconds
         tell(Compilation(self._label, seconds, reason))
+        if reason and self._mode == "on":
+            raise ValueError(f'compile = "on": {reason}; use compile = "auto" or "off"')
         return code or (lambda arguments: self._function(*optree.tree_unflatten(structure, arguments)))
 
     def _compile(self, trees: Sequence[Any], leaves: list[Tensor], structure: Any) -> Callable[..., Any]:

@@ -16,7 +16,7 @@ import itertools
 import math
 import operator
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from torch import Tensor, fx
@@ -112,19 +112,19 @@ class _Apart(fx.Interpreter):
         flat = _flat((args, kwargs))
         if target is operator.getitem and isinstance(args[0], (list, tuple)):
             return args[0][args[1]]
+        if target in (_aten.view.default, _aten._unsafe_view.default):
+            target = _aten.reshape.default  # arrays may lie otherwise in memory than when the graph was made
         if not any(isinstance(x, Lanes) for x in flat):
             return super().call_function(target, args, kwargs)
         if isinstance(target, torch._ops.OpOverload) and target._schema.is_mutable:
             raise UnsuitableError  # an operation in place has no meaning here
         out = self._on_lanes(target, args, kwargs, flat)
-        if out is None:
-            args, kwargs = torch.utils._pytree.tree_map(
-                lambda x: put_together(x) if isinstance(x, Lanes) else x,
-                (args, kwargs),
-                is_leaf=lambda x: isinstance(x, Lanes),
-            )
-            return super().call_function(target, args, kwargs)
-        return out
+        if out is not None:
+            return out
+        if _is_empty(target, args, kwargs):  # no element of it depends on anything
+            args, kwargs = _on_arrays(lambda x: next(iter(x.parts.values())).new_zeros(x.shape), args, kwargs)
+        args, kwargs = _on_arrays(put_together, args, kwargs)
+        return super().call_function(target, args, kwargs)
 
     def output(self, target: Any, args: Any, kwargs: Any) -> Any:
         return args[0]
@@ -139,9 +139,7 @@ class _Apart(fx.Interpreter):
         else:
             return None
         pieces = out if isinstance(out, list) else [out]
-        if any(x is None or not x.parts for x in pieces):
-            return None
-        return out
+        return None if any(x is None or (isinstance(x, Lanes) and not x.parts) for x in pieces) else out
 
     def _pointwise(self, target: Any, args: Any, kwargs: Any, flat: Sequence[Any]) -> Lanes | None:
         arrays = [x for x in flat if isinstance(x, (Lanes, Tensor))]
@@ -164,6 +162,20 @@ class _Apart(fx.Interpreter):
             for index in _indices(shape, axis)
         }
         return Lanes(tuple(shape), axis, parts)
+
+
+def _on_arrays(make: Callable[[Lanes], Tensor], args: Any, kwargs: Any) -> Any:
+    """Arguments with every `Lanes` made a tensor."""
+    return torch.utils._pytree.tree_map(
+        lambda x: make(x) if isinstance(x, Lanes) else x, (args, kwargs), is_leaf=lambda x: isinstance(x, Lanes)
+    )
+
+
+def _is_empty(target: Any, args: Any, kwargs: Any) -> bool:
+    """Whether the result has no elements, as windows without history have none."""
+    shapes = _on_arrays(lambda x: next(iter(x.parts.values())).new_empty(x.shape, device="meta"), args, kwargs)
+    shapes = torch.utils._pytree.tree_map(lambda x: x.to("meta") if isinstance(x, Tensor) else x, shapes)
+    return all(isinstance(x, Tensor) and x.numel() == 0 for x in _flat(target(*shapes[0], **shapes[1])))
 
 
 def take_apart(value: Tensor) -> Lanes:
@@ -201,8 +213,10 @@ def _element(x: "Lanes | Tensor", index: Index, shape: Sequence[int], axis: int)
         return x.parts[tuple(full[: x.axis] + full[x.axis + 1 :])]
     if own >= 0 and x.shape[own] != 1:
         full[own] = slice(None)
-    place: Any = tuple(full)
-    return x[place] if x.ndim else x
+    if not x.ndim:
+        return x
+    part = x[cast("Any", tuple(full))]
+    return part.expand(shape[axis]) if not part.ndim else part  # a number () would have no say in the dtype
 
 
 # Operations that move elements, and those that add them up. Each returns None where it cannot be done in lanes. Their
@@ -323,18 +337,30 @@ def _view(x: Lanes, sizes: Sequence[int]) -> Lanes | None:
 
 
 def _cat(pieces: Sequence[Any], axis: int = 0) -> Lanes | None:
-    if not all(isinstance(x, Lanes) for x in pieces) or len({x.axis for x in pieces}) != 1:
+    batches = {x.axis for x in pieces if isinstance(x, Lanes)}
+    if len(batches) != 1:
         return None
-    axis %= len(pieces[0].shape)
-    batch = pieces[0].axis
+    (batch,) = batches
+    pieces = [x for x in pieces if tuple(x.shape) != (0,)]  # torch lets such a tensor stand beside any others
+    axis %= max(len(x.shape) for x in pieces)
     if axis == batch:
         return None
+    lanes = [
+        x if isinstance(x, Lanes) else _permute(take_apart(x.movedim(batch, 0)), _back(batch, x.ndim)) for x in pieces
+    ]
     k, start = axis - (axis > batch), 0
     parts: dict[Index, Tensor] = {}
-    for x in pieces:
+    for x in lanes:
         parts |= {(*i[:k], i[k] + start, *i[k + 1 :]): part for i, part in x.parts.items()}
         start += x.shape[axis]
-    return Lanes((*pieces[0].shape[:axis], start, *pieces[0].shape[axis + 1 :]), batch, parts)
+    return Lanes((*lanes[0].shape[:axis], start, *lanes[0].shape[axis + 1 :]), batch, parts)
+
+
+def _back(axis: int, ndim: int) -> list[int]:
+    """The order of axes that brings the first one to ``axis``."""
+    order = list(range(1, ndim))
+    order.insert(axis, 0)
+    return order
 
 
 def _stack(pieces: Sequence[Any], axis: int = 0) -> Lanes | None:
@@ -353,10 +379,11 @@ def _fold(combine: Callable[[Tensor, Tensor], Tensor], *, mean: bool = False) ->
         if x.axis in over or dtype is not None or any(x.shape[k] == 0 for k in over):
             return None
         others = [k for k in range(len(x.shape)) if k != x.axis]
+        whole = {torch.add: torch.int64, torch.logical_or: torch.bool, torch.logical_and: torch.bool}
         parts: dict[Index, Tensor] = {}
         for i, part in x.parts.items():
             to = tuple(0 if k in over else n for n, k in zip(i, others, strict=True) if keepdim or k not in over)
-            part = part.to(torch.int64) if combine is torch.add and part.dtype == torch.bool else part
+            part = part if part.is_floating_point() else part.to(whole.get(combine, part.dtype))
             parts[to] = combine(parts[to], part) if to in parts else part
         if mean:
             count = math.prod(x.shape[k] for k in over)

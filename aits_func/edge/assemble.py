@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import torch
 from torch.func import vmap
 
+from ..base import engine
 from ..base.tree import cast, take
 from ..base.types import Params, System
 from ..learning.optimizers import build_optimizer
@@ -48,12 +49,16 @@ def build_physics(config: PhysicsConfig, where: str) -> Physics:
     """Gravity, dtype and device of a configuration; sets torch's number of threads.
 
     Raises:
-        InputError: if the device is not there or the field is malformed.
+        InputError: if the device is not there, the field is malformed, or compile = "on" has no compiler.
     """
     if config.threads:
         torch.set_num_threads(config.threads)
+    device = find_device(config.device, where)
+    reason = engine.missing_compiler(device)
+    if reason and getattr(config, "compile", "off") == "on":
+        raise InputError(f'{where}: compile = "on", but {reason}; install one, or set compile = "auto" or "off"')
     gravity = build_gravity(G=config.G, softening=config.softening, field=_build_field(config, where))
-    return Physics(gravity, getattr(torch, config.dtype), find_device(config.device, where))
+    return Physics(gravity, getattr(torch, config.dtype), device)
 
 
 def find_device(name: str, where: str) -> torch.device:

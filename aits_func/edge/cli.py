@@ -94,7 +94,7 @@ def _build_parser() -> argparse.ArgumentParser:
     both.add_argument("config", type=Path, help="TOML file with the sections [train] and [simulate]")
     _add_out(both)
     _add_flags(both, TrainConfig, skip=("systems",))
-    _add_flags(both, SimulateConfig, skip=(*shared, "systems", "checkpoint"))
+    _add_flags(both, SimulateConfig, skip=(*shared, "systems", "checkpoint", "compile"))  # one flag for both
 
     compare = _command(commands, "compare", "compare step rules: error against force evaluations")
     compare.add_argument("config", type=Path, help="TOML file with a section [compare] and its rules")

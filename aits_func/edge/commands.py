@@ -7,6 +7,7 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..base.engine import watch_compilation
 from ..timestep.features import Features
 from . import comparison_files
 from . import comparison_run as comparison
@@ -30,7 +31,14 @@ from .extras import load_extra
 from .pictures import draw_energy, draw_orbits, draw_steps, draw_work_precision
 from .starter import STARTER
 from .systems import SystemSet
-from .terminal import comparison_progress, print_needs, print_scores, print_table, training_progress
+from .terminal import (
+    comparison_progress,
+    compilation_report,
+    print_needs,
+    print_scores,
+    print_table,
+    training_progress,
+)
 
 
 def train(options: dict[str, Any]) -> int:
@@ -100,10 +108,11 @@ def compare(options: dict[str, Any]) -> int:
         print(f"missing: {name} needs REBOUND; pip install 'aits_func[rebound]'", file=sys.stderr)
     total = len(sets) * sum(len(plan.tolerances) for plan in plans)
     results: list[comparison.SetComparison] = []
-    for result in comparison.compare_sets(plans, sets, config, physics, comparison_progress(total)):
-        results.append(result)
-        comparison_files.write_tables(directory, results)  # after every set: hours of work are lost to nothing
-        draw_work_precision(directory / "work_precision.png", results)
+    with watch_compilation(compilation_report(physics.device)):
+        for result in comparison.compare_sets(plans, sets, config, physics, comparison_progress(total)):
+            results.append(result)
+            comparison_files.write_tables(directory, results)  # after every set: hours of work are lost to nothing
+            draw_work_precision(directory / "work_precision.png", results)
     for result in results:
         print_needs(result)
     print(f"written to {directory}")
@@ -115,7 +124,7 @@ def inspect(options: dict[str, Any]) -> int:
     path = files.checkpoint_file(options["path"])
     metadata = read_metadata(path)
     config = config_from_dict(TrainConfig, metadata.config, where=str(path))
-    physics = build_physics(replace(config, device="cpu"), str(path))  # its own device need not be here
+    physics = build_physics(replace(config, device="cpu", compile="off"), str(path))  # its own need not be here
     features, policy = build_policy(config, physics.gravity)
     params = load_checkpoint(path, init_params(policy, 0, physics), prefix="params.")
     from ..base.tree import leaves
@@ -194,7 +203,7 @@ def _resume_training(
 
 def _train(start: training.Start, directory: Path) -> training.Outcome:
     with training_progress(start.config.epochs, int(start.state.epoch)) as show:
-        return training.train(start, directory, show)
+        return training.train(start, directory, show, compilation_report(start.training.physics.device))
 
 
 def _report_training(outcome: training.Outcome, directory: Path) -> int:
@@ -229,12 +238,13 @@ def _prepare_simulation(config: SimulateConfig, trained: TrainConfig, checkpoint
 def _simulate(ready: _Simulation, directory: Path, summary: dict[str, Any]) -> int:
     """Simulate, compare, draw, print, and add to the summary; returns the exit code."""
     config, physics, rule, sets = ready
-    results = [simulation.run_rule(rule, sets, config, physics)]
     unmatched = []
-    if config.compare:
-        rules = simulation.classical_rules(results[0], config, physics, print)
-        results += [simulation.run_rule(classic, sets, config, physics) for classic, _ in rules]
-        unmatched = [classic.name for classic, matched in rules if not matched]
+    with watch_compilation(compilation_report(physics.device)):
+        results = [simulation.run_rule(rule, sets, config, physics)]
+        if config.compare:
+            rules = simulation.classical_rules(results[0], config, physics, print)
+            results += [simulation.run_rule(classic, sets, config, physics) for classic, _ in rules]
+            unmatched = [classic.name for classic, matched in rules if not matched]
     scores = [simulation.score(of_rule[i]) for i in range(len(sets)) for of_rule in results]
     lines = simulation.verdict(scores) + [f"{name}: its cost could not be matched" for name in unmatched]
     print_scores(scores)

@@ -85,6 +85,7 @@ class TrainConfig(PhysicsConfig):
     replay_batch_size: int = 512
     replay_steps: int = 100
     min_replay_size: int = 2
+    compile: str = "off"
 
 
 @dataclass(frozen=True)

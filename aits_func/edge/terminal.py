@@ -2,10 +2,14 @@
 
 import itertools
 import math
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import torch
+
+from ..base import engine
 from ..loops.epoch import EpochInfo
 from ..loops.rules import Outcome as RuleOutcome
 from ..loops.work_precision import Need
@@ -38,6 +42,31 @@ def describe(info: EpochInfo) -> str:
         f"passed {100 * replay.pass_rate:5.1f} %  in band {100 * replay.band_rate:5.1f} %  "
         f"energy error {replay.mean_energy_error:.1e}  mean dt {replay.mean_dt:.2e}"
     )
+
+
+def compilation_report(device: torch.device) -> Callable[[engine.Compilation], None]:
+    """Tells on stderr what is being compiled, how long it took, and once what runs eagerly instead.
+
+    Args:
+        device: where it is compiled for; without a compiler for it nobody has to wait, and nothing is announced.
+    """
+    announce = not engine.missing_compiler(device)
+    told: set[str] = set()
+
+    def tell(event: engine.Compilation) -> None:
+        line = ""
+        if event.reason:
+            line = f"{event.label} runs eagerly: {event.reason}"
+        elif event.seconds is not None:
+            line = f"compiled {event.label} in {event.seconds:.1f} s"
+        elif announce:
+            line = f"compiling {event.label} ..."
+        if line and not (event.reason and line in told):
+            # While there is a progress bar, its console stands in for stderr and puts the line above the bar.
+            print(line, file=sys.stderr, flush=True)
+        told.add(line)
+
+    return tell
 
 
 def print_scores(scores: Sequence[Score]) -> None:

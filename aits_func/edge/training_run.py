@@ -6,6 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from ..base.engine import Compilation, watch_compilation
 from ..base.rng import fold_in
 from ..base.types import Population, TrainState
 from ..loops.collect import COMPLETE, init_population, init_train_state
@@ -27,7 +28,7 @@ from .pictures import draw_training
 from .systems import SystemSet, group_by_shape, load_systems
 from .tracking import JsonlTracker, epoch_metrics, read_metrics
 
-# What a resumed run may change: how long, how fast, where; nothing that changes a number.
+# What a resumed run may change: how long, how fast, where; nothing that changes a number, as compiled code does.
 RESUMABLE = ("epochs", "threads", "device")
 _FAR_BELOW = 0.5  # a mean dt below this share of the criterion's own is reported
 
@@ -106,7 +107,12 @@ def resume(config: TrainConfig, directory: Path, where: str) -> Start:
     return start._replace(state=load_checkpoint(path, start.state))
 
 
-def train(start: Start, directory: Path, show: Callable[[EpochInfo, int], None]) -> Outcome:
+def train(
+    start: Start,
+    directory: Path,
+    show: Callable[[EpochInfo, int], None],
+    tell: Callable[[Compilation], None],
+) -> Outcome:
     """Run the epochs that are left, saving after each.
 
     The line of metrics is written before the checkpoint: a run that dies in between drops it again when it
@@ -116,6 +122,7 @@ def train(start: Start, directory: Path, show: Callable[[EpochInfo, int], None])
         start: from `prepare` or `resume`.
         directory: of the run, made already.
         show: called after every epoch with its report and the number of epochs.
+        tell: called when a compilation begins and when it ends.
     """
     config, training, state = start.config, start.training, start.state
     tracker = JsonlTracker(directory / files.METRICS, keep_before=int(state.epoch))
@@ -128,13 +135,22 @@ def train(start: Start, directory: Path, show: Callable[[EpochInfo, int], None])
         restart_from=start.initial if config.restart_each_epoch else None,
         **{key: getattr(config, key) for key in _EPOCH_KEYS},
     )
+    compiling: list[float] = []  # seconds, in this epoch
+
+    def hear(event: Compilation) -> None:
+        compiling.append(event.seconds or 0.0)
+        tell(event)
+
     began = time.perf_counter()
     info = None
-    for state, info in epochs:
-        tracker.log(epoch_metrics(info, time.perf_counter() - began))
-        _save(directory, state, config)
-        show(info, config.epochs)
-        began = time.perf_counter()
+    with watch_compilation(hear):
+        for state, info in epochs:
+            of_compiler = {} if config.compile == "off" else {"compile_seconds": round(sum(compiling), 3)}
+            tracker.log(epoch_metrics(info, time.perf_counter() - began) | of_compiler)
+            _save(directory, state, config)
+            show(info, config.epochs)
+            compiling.clear()
+            began = time.perf_counter()
     assert info is not None  # resume() and the range of epochs see to it that there is one
     warnings = _warnings(config, training, info, read_metrics(directory / files.METRICS))
     summary = _summary(directory, config, info, warnings)
@@ -152,6 +168,7 @@ _EPOCH_KEYS = (
     "loss_on",
     "convergence",
     "history",
+    "compile",
 )
 
 
@@ -218,6 +235,7 @@ def _summary(directory: Path, config: TrainConfig, info: EpochInfo, warnings: tu
         "status": info.collect.status,
         "epochs": info.epoch + 1,
         "seconds": round(sum(line["seconds"] for line in lines), 3),
+        "compile_seconds": round(sum(line.get("compile_seconds", 0.0) for line in lines), 3),
         "accepted": sum(line["collect_accepted"] for line in lines),
         "rejected": sum(line["collect_rejected"] for line in lines),
         "collection_updates": sum(line["collect_updates"] for line in lines),

@@ -33,6 +33,7 @@ class Batch(NamedTuple):
     land: Callable[..., Run]
     turn: Callable[..., Run]
     shrink: int  # when to make the batch smaller, see `_SHRINK`
+    steps_per_call: int  # steps that one ``advance`` takes
 
 
 class Recorder(Protocol):
@@ -58,6 +59,8 @@ def build_batch(
     energy_threshold: float,
     watch: Watch,
     compile: str,
+    statistics: bool = True,
+    steps_per_call: int = 1,
 ) -> Batch:
     """A policy in a scheme as functions of a batch, compiled if asked for.
 
@@ -71,6 +74,8 @@ def build_batch(
         energy_threshold: what a step's own error is counted against.
         watch: which events are looked for.
         compile: "auto", "on" or "off", see `build_engine`.
+        statistics: see `build_stepper`.
+        steps_per_call: steps that a compiled ``advance`` takes, where a step is a single stage; done systems wait.
 
     Returns:
         A `Batch`.
@@ -79,7 +84,7 @@ def build_batch(
         ValueError: if compile is another word.
     """
     make: Callable[..., Batch] = _build if compile == "off" else _build_once
-    return make(policy, gravity, scheme, history_len, energy_threshold, watch, compile)
+    return make(policy, gravity, scheme, history_len, energy_threshold, watch, compile, statistics, steps_per_call)
 
 
 def _build(
@@ -90,21 +95,37 @@ def _build(
     energy_threshold: float,
     watch: Watch,
     compile: str,
+    statistics: bool,
+    steps_per_call: int,
 ) -> Batch:
     stepper = build_stepper(
-        policy, gravity, scheme, history_len=history_len, energy_threshold=energy_threshold, watch=watch
+        policy,
+        gravity,
+        scheme,
+        history_len=history_len,
+        energy_threshold=energy_threshold,
+        watch=watch,
+        statistics=statistics,
     )
+    if compile == "off" or len(scheme.stages) > 1:
+        steps_per_call = 1
+
+    def several(params: Params, h: Tensor, start: Start, run: Run, target: Tensor) -> Run:
+        for _ in range(steps_per_call):
+            run = stepper.advance(params, h, start, run, target)
+        return run
+
     begin = vmap(stepper.begin, in_dims=(None, 0, 0))
     land = vmap(stepper.land, in_dims=(None, None, 0, 0, 0))
     turn = vmap(stepper.turn, in_dims=(None, 0))
     whole = build_engine(
-        vmap(stepper.advance, in_dims=(None, None, 0, 0, 0)),
+        vmap(several, in_dims=(None, None, 0, 0, 0)),
         mode=compile,
         batched=(False, False, True, True, True),
         label="a step of the simulation",
     )
     if compile == "off" or len(scheme.stages) == 1:
-        return Batch(begin, whole, land, turn, _SHRINK if compile == "off" else _SHRINK_COMPILED)
+        return Batch(begin, whole, land, turn, _SHRINK if compile == "off" else _SHRINK_COMPILED, steps_per_call)
     # Seventeen stages in one graph would be compiled for minutes.
     stage = build_engine(
         vmap(stepper.stage, in_dims=(None, None, 0, 0)),
@@ -122,7 +143,7 @@ def _build(
             out = stage(params, coefficient * h, runs, out)
         return conclude(start, runs, out, target)
 
-    return Batch(begin, advance, land, turn, _SHRINK_COMPILED)
+    return Batch(begin, advance, land, turn, _SHRINK_COMPILED, 1)
 
 
 _build_once = remember(_build)
@@ -150,7 +171,7 @@ def reach(
     active, its_start, its_target, count = runs, start, target, 0
     while True:
         active = batch.advance(params, h, its_start, active, its_target)
-        count += 1
+        count += batch.steps_per_call
         recorder.record(active, rows)
         if count % _SYNC_EVERY and count < limit:
             continue

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from ..base.check import require, require_choice
-from ..base.tree import map_leaves
+from ..base.tree import leaves, map_leaves
 from ..base.types import Params, System
 from ..physics.gravity import Gravity
 from ..physics.integrators import Integrator
@@ -22,12 +22,14 @@ from ..physics.invariants import angular_momentum, centre_of_mass, linear_moment
 from ..physics.scheme import Scheme, check_traits
 from ..physics.schemes import as_scheme
 from ..timestep.policy import Policy, traits_of
-from ..timestep.run import ARRIVED, FINISHED, RUNNING, STEP_LIMIT, Run, Start, Watch
+from ..timestep.run import ARRIVED, FINISHED, RUNNING, STEP_LIMIT, Run, Start, Statistics, Watch
 from ..timestep.step import ENERGY_SCALES
 from .arguments import check_params, measure, step_factor, times_to_reach
 from .batch_run import Batch, Forgetful, build_batch, reach
 from .collect import check_energies
 from .tape import Recording, Tape
+
+_FEW_PARAMETERS = 16  # of a criterion; a network has thousands
 
 
 class SimulationInfo(NamedTuple):
@@ -80,6 +82,7 @@ def simulate(
     encounter_distance: float = 0.0,
     escape_distance: float = math.inf,
     return_error: bool = False,
+    statistics: bool = True,
     compile: str = "off",
 ) -> tuple[System, SimulationInfo]:
     """Advance one system, or every system of a batch, to ``t_end`` or by a number of steps.
@@ -112,6 +115,9 @@ def simulate(
         escape_distance: report when an unbound body first leaves this distance behind; infinite to look for none.
         return_error: whether to go back as well, with all velocities reversed and by as many steps. (A field that
             depends on time goes on in time, and nothing returns.)
+        statistics: False for ensembles of which the end alone is wanted, many times faster where the step itself is
+            cheap: no energy is weighed on the way, ``over_threshold`` is −1, and of the energy errors all but the final
+            one are NaN, as is the drift. Takes neither record_every nor encounter_distance nor escape_distance.
         compile: "on", "auto" (where there is a compiler) or "off"; worth its seconds for long runs. What is
             differentiated runs eagerly.
 
@@ -121,8 +127,8 @@ def simulate(
 
     Raises:
         ValueError: if t_end is not finite and later than every start, neither or both of t_end and steps are given,
-            a number is out of range, energy_scale is another word, the scheme does not take this policy, or an
-            energy is no scale to measure by (see `check_energies`).
+            a number is out of range, statistics are off and needed, energy_scale is another word, the scheme does
+            not take this policy, or an energy is no scale to measure by (see `check_energies`).
     """
     single = systems.mass.ndim == 1
     if single:
@@ -142,6 +148,10 @@ def simulate(
     check_traits(whole, traits_of(policy), "simulate")
     check_energies(systems, gravity=gravity, energy_scale=energy_scale, where="simulate")
     watch = Watch(encounter_distance, escape_distance)
+    require(
+        statistics or not (record_every or encounter_distance > 0 or escape_distance < math.inf),
+        "simulate: record_every, encounter_distance and escape_distance need statistics = True",
+    )
     batch = build_batch(
         policy,
         gravity,
@@ -150,6 +160,8 @@ def simulate(
         energy_threshold=energy_threshold,
         watch=watch,
         compile=compile,
+        statistics=statistics,
+        steps_per_call=1 if statistics else _steps_per_call(params),
     )
     start = measure(systems, gravity, energy_scale, min_dt, max_steps if steps is None else steps)
     runs = batch.begin(params, systems, start)
@@ -168,6 +180,8 @@ def simulate(
     if steps is not None:  # for a given number of steps the limit is the end
         runs = runs._replace(status=torch.where(runs.status == STEP_LIMIT, FINISHED, runs.status))
     back = _return_errors(batch, params, size, start, systems, last, runs) if return_error else None
+    if not statistics:
+        runs = _weigh_the_end(runs, gravity, start)
     info = _report(systems, runs, whole, tape.stack(runs), tuple(outputs), back)
     return (_only(runs.system), _only_info(info)) if single else (runs.system, info)
 
@@ -186,6 +200,20 @@ def _return_errors(
     missed = (back.system.position - systems.position).norm(dim=-1).amax(-1) / radius
     returned = (runs.status == FINISHED) & ((back.status == STEP_LIMIT) | (count == 0))
     return torch.where(returned, missed, torch.full_like(missed, math.inf))
+
+
+def _steps_per_call(params: Params) -> int:
+    """Steps in one compiled call: several, unless a network's own work is long beside a call and long to compile."""
+    return 8 if sum(leaf.numel() for leaf in leaves(params)) <= _FEW_PARAMETERS else 1
+
+
+def _weigh_the_end(runs: Run, gravity: Gravity, start: Start) -> Run:
+    """Runs without statistics with what their last states alone tell."""
+    error = (vmap(gravity.energy)(runs.system) - start.energy).abs() / start.scale
+    unknown, never = torch.full_like(error, math.nan), torch.full_like(error, math.inf)
+    none = torch.full_like(runs.steps, -1)
+    nothing = Statistics(none, unknown, unknown, unknown, unknown, unknown, never, never, never, none)
+    return runs._replace(error=error, statistics=nothing)
 
 
 def _report(

@@ -1,6 +1,7 @@
 """The schemes of ONE system by name; what one is says `scheme`."""
 
 from ..base.check import require_choice
+from ..base.engine import remember
 from .compositions import compose
 from .direct_schemes import build_direct, build_implicit_symmetric
 from .gravity import Gravity
@@ -41,6 +42,7 @@ def build_scheme(
 SCHEMES = ("direct", "implicit_symmetric", "hairer_soderlind", "time_transformed")
 
 
+@remember  # so that what was compiled for a scheme is found again
 def as_scheme(scheme: Scheme | Integrator, *, n_steps: int = 1) -> Scheme:
     """An integrator as the direct scheme with n_steps of one dt; a scheme repeated n_steps times."""
     if isinstance(scheme, Integrator):

@@ -69,9 +69,9 @@ class Run(NamedTuple):
     status: Tensor  # () int64
     steps: Tensor  # () int64; predicted steps
     output_steps: Tensor  # () int64; side steps to outputs, and steps that passed one and were forgotten
-    energy: Tensor  # ()  E, to weigh the next step by
-    error: Tensor  # ()  |E − E₀| / scale
-    statistics: Statistics
+    energy: Any  # ()  E, to weigh the next step by
+    error: Tensor  # ()  |E − E₀| / scale; without statistics 0, or NaN if the state is not finite
+    statistics: Any  # `Statistics`; without them it and energy are the empty tree
 
 
 class Watch(NamedTuple):
@@ -103,6 +103,7 @@ def build_stepper(
     history_len: int,
     energy_threshold: float,
     watch: Watch,
+    statistics: bool = True,
 ) -> Stepper:
     """A policy in a scheme as the functions of one run.
 
@@ -113,6 +114,7 @@ def build_stepper(
         history_len: H of the windows.
         energy_threshold: what a step's own error is counted against.
         watch: which events are looked for.
+        statistics: False to weigh no energies and look for no events on the way, which costs more than a leapfrog step.
 
     Returns:
         A `Stepper`.
@@ -126,7 +128,8 @@ def build_stepper(
     def fresh(system: System, window: Window, carry: Any, energy: Tensor) -> Run:
         zero = torch.zeros_like(system.time)
         count = torch.zeros_like(zero, dtype=torch.int64)
-        return Run(system, window, carry, zero, count, count, count, energy, zero, _no_statistics(system, watch))
+        kept = (energy, zero, _no_statistics(system, watch)) if statistics else ((), zero, ())
+        return Run(system, window, carry, zero, count, count, count, *kept)
 
     def turn(params: Params, run: Run) -> Run:
         back, window = reverse_velocities(run.system), empty_window(run.system, history_len)
@@ -138,14 +141,17 @@ def build_stepper(
 
     def taken(start: Start, run: Run, out: SchemeStep) -> Run:
         """The run after a step, whatever came of it."""
-        after = out.system
+        after, window = out.system, push(run.window, run.system, out.dt)
+        if not statistics:
+            error = torch.where(_is_finite(after), torch.zeros_like(out.dt), torch.full_like(out.dt, math.nan))
+            return Run(after, window, out.carry, out.dt, run.status, run.steps + 1, run.output_steps, (), error, ())
         potential = gravity.potential_energy(after)
         energy = kinetic_energy(after) + potential - after.work
         error = (energy - start.energy) / start.scale
         over = (energy - run.energy).abs() / start.scale >= energy_threshold
         return Run(
             after,
-            push(run.window, run.system, out.dt),
+            window,
             out.carry,
             out.dt,
             run.status,
@@ -235,6 +241,10 @@ def _solve(scheme: Scheme, rule: StepFunction, run: Run, h: Tensor, duration: Te
         old, old_time, new = new, time, new + (duration - time) / slope
     slope = jvp(time_of, (new,), (torch.ones_like(new),))[1]
     return new.detach(), slope.detach().to(new.dtype)  # torch 2.13 makes a float64 of a float32 tangent ()
+
+
+def _is_finite(system: System) -> Tensor:
+    return system.position.isfinite().all() & system.velocity.isfinite().all()
 
 
 def _no_statistics(system: System, watch: Watch) -> Statistics:

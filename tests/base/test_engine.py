@@ -7,8 +7,20 @@ import pytest
 import torch
 from torch import Tensor
 from torch.func import grad, grad_and_value, jvp, vmap
+from torch.fx.experimental.proxy_tensor import make_fx
 
-from aits_func.base.engine import MODES, build_engine, is_tracked, missing_compiler, outside_transforms
+from aits_func.base import engine as engines
+from aits_func.base.engine import (
+    MODES,
+    Compilation,
+    build_engine,
+    is_traced,
+    is_tracked,
+    missing_compiler,
+    outside_transforms,
+    remember,
+    watch_compilation,
+)
 
 needs_compiler = pytest.mark.skipif(missing_compiler(torch.device("cpu")) != "", reason="needs a C++ compiler")
 
@@ -137,6 +149,64 @@ def test_machine_code_changes_no_argument_and_asks_for_no_gradient(compiled):
     outcome = compiled(SCALE, bodies)
     assert all(torch.equal(leaf, old) for leaf, old in zip(bodies, before, strict=True))
     assert not any(leaf.requires_grad for leaf in outcome.slopes)
+
+
+# --- one system per vector lane --------------------------------------------------------------------------------------
+
+
+def advance(scale, bodies):
+    """A short way down the slopes, and how far that was."""
+    slopes = vmap(grad(energy, argnums=1), in_dims=(None, 0))(scale, bodies)
+    moved = bodies._replace(position=bodies.position - 0.01 * slopes.position)
+    return moved, slopes.position.pow(2).sum((1, 2)), slopes.position.mean()
+
+
+@pytest.fixture(scope="module")
+def in_lanes():
+    """An engine over a batch, compiled for nine sets of three bodies, and what was told of it meanwhile."""
+    engine, told = build_engine(advance, mode="on", batched=(False, True), label="a move"), []
+    with watch_compilation(told.append):
+        engine(SCALE, bodies_of(9))
+    return engine, told
+
+
+@needs_compiler
+def test_a_batch_in_vector_lanes_is_the_eager_one(in_lanes):
+    engine, _ = in_lanes
+    for seed in range(3):
+        bodies = bodies_of(9, seed=seed)
+        (ours, length, mean), (theirs, true_length, true_mean) = engine(SCALE, bodies), advance(SCALE, bodies)
+        assert type(ours) is Bodies
+        assert_close(ours.mass, theirs.mass)
+        assert_close(ours.position, theirs.position)
+        assert_close(length, true_length)
+        assert_close(mean, true_mean)  # over the batch: a number
+    assert engine.reason == ""
+
+
+@needs_compiler
+def test_a_result_has_its_batch_in_front_and_lies_as_the_next_call_wants_it(in_lanes, monkeypatch):
+    engine, _ = in_lanes
+    seen, compiled_in = [], engine.compile_seconds
+    first, *_ = engine(SCALE, bodies_of(9))
+    assert (first.mass.shape, first.position.shape) == ((9, 3), (9, 3, 2))
+    assert all(leaf.movedim(0, -1).is_contiguous() for leaf in first)
+    to_last = engines._to_last
+    monkeypatch.setattr(engines, "_to_last", lambda leaf: seen.append((leaf, to_last(leaf))) or seen[-1][1])
+    second, *_ = engine(SCALE, first)
+    assert [given is leaf for (given, _), leaf in zip(seen, first, strict=True)] == [True, True]
+    assert [given.data_ptr() == lying.data_ptr() for given, lying in seen] == [True, True]  # nothing was moved
+    assert engine.compile_seconds == compiled_in  # nor compiled anew
+    assert_close(second.position, advance(SCALE, advance(SCALE, bodies_of(9))[0])[0].position)
+
+
+@needs_compiler
+def test_who_watches_is_told_when_a_compilation_begins_and_ends(in_lanes):
+    engine, told = in_lanes
+    assert told == [Compilation("a move", None, ""), Compilation("a move", engine.compile_seconds, "")]
+    with watch_compilation(told.append):
+        engine(SCALE, bodies_of(9, seed=4))
+    assert len(told) == 2  # of what is compiled already there is nothing to tell
 
 
 # --- differentiated --------------------------------------------------------------------------------------------------
@@ -280,3 +350,91 @@ def test_another_mode_is_refused():
     assert MODES == ("auto", "on", "off")
     with pytest.raises(ValueError, match="build_engine: compile must be one of auto, on, off, got 'yes'"):
         build_engine(slopes_of, mode="yes")
+
+
+# --- those who watch, remember and ask -------------------------------------------------------------------------------
+
+
+def test_who_watches_is_told_why_something_runs_eagerly(monkeypatch):
+    monkeypatch.setattr(engines, "missing_compiler", lambda device: f"no compiler for {device.type}")
+    outer, inner = [], []
+    engine = build_engine(torch.sin, mode="auto", label="a sine")
+    with watch_compilation(outer.append):
+        with watch_compilation(inner.append):
+            engine(torch.ones(2))
+            engine(torch.zeros(2))  # the same shape
+        begin, end = inner
+        assert begin == Compilation("a sine", None, "")
+        assert end == Compilation("a sine", engine.compile_seconds, "no compiler for cpu")
+        assert 0 < end.seconds < 1  # the host's clock around next to nothing
+        assert outer == []  # the innermost watches
+        engine(torch.ones(3))
+        assert [event.seconds is None for event in outer] == [True, False]
+    engine(torch.ones(4))
+    assert (len(outer), len(inner)) == (2, 2)  # nobody watches any more
+
+
+def test_what_is_off_has_no_compilation_to_tell_of():
+    told = []
+    with watch_compilation(told.append):
+        build_engine(torch.sin, mode="off")(torch.ones(2))
+    assert told == []
+
+
+def test_a_builder_that_remembers_gives_the_same_object_for_equal_arguments():
+    calls = []
+
+    @remember
+    def build(first, *, second=0):
+        """What it makes."""
+        calls.append((first, second))
+        return object()
+
+    one = build((1, "a"), second=2)
+    assert build((1, "a"), second=2) is one
+    assert build((1, "a"), second=3) is not one
+    assert build((1, "b"), second=2) is not one
+    assert len(calls) == 3
+    assert (build.__name__, build.__doc__) == ("build", "What it makes.")
+
+
+@pytest.mark.parametrize("unhashable", [[1], {"a": 1}, ([1],)], ids=["list", "dict", "nested"])
+def test_a_builder_that_remembers_builds_anew_for_what_cannot_be_hashed(unhashable):
+    @remember
+    def build(first, *, second=()):
+        return [first, second]
+
+    for options in [{"first": unhashable}, {"first": 1, "second": unhashable}]:
+        one, other = build(**options), build(**options)
+        assert one == other == [options["first"], options.get("second", ())]
+        assert one is not other
+
+
+def test_an_error_of_a_builder_that_remembers_is_its_own_and_is_not_kept():
+    calls = []
+
+    @remember
+    def build(first):
+        calls.append(first)
+        raise TypeError("mine")
+
+    for _ in range(2):
+        with pytest.raises(TypeError, match=r"^mine$"):
+            build(1)
+    assert calls == [1, 1]
+
+
+def test_a_function_can_tell_whether_it_is_being_traced():
+    seen = []
+
+    def asking(x):
+        seen.append(is_traced())
+        return x * 2
+
+    asking(torch.ones(2))
+    graph = make_fx(asking)(torch.ones(2))
+    graph(torch.ones(2))  # the graph asks no more
+    vmap(grad(lambda x: asking(x).sum()))(torch.ones(3, 2))  # a transform is no trace
+    make_fx(vmap(grad(lambda x: asking(x).sum())))(torch.ones(3, 2))
+    assert seen == [False, True, False, True]
+    assert not is_traced()

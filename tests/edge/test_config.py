@@ -132,6 +132,7 @@ def test_the_words_that_a_configuration_takes_are_those_that_the_library_takes()
         "criterion": tuple(CRITERIA),
         "scheme": SCHEMES,
         "weights": WEIGHTS,
+        "compile": MODES,
     }
     of_comparison = {"compile": MODES, "cost": COSTS, "scheme": SCHEMES}
     assert set(CHOICES["unit"]) == set(UNITS)  # a key of rules alone

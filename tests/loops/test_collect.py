@@ -8,6 +8,7 @@ from torch.func import vmap
 
 from aits_func.base import tree
 from aits_func.base.check import make_system
+from aits_func.base.engine import missing_compiler
 from aits_func.base.types import StepInfo, System
 from aits_func.learning.optimizers import adam, sgd
 from aits_func.loops.collect import (
@@ -395,6 +396,39 @@ def test_the_report_is_on_the_accepted_steps():
     assert info.max_energy_error == pytest.approx(max(errors), rel=1e-13)
     assert info.max_energy_error < THRESHOLD
     assert info.mean_dt == pytest.approx(sum(dt for _, dt in rows) / 9, rel=1e-13)
+
+
+# --- compiled --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.skipif(missing_compiler(torch.device("cpu")) != "", reason="needs a C++ compiler")
+def test_a_compiled_collection_is_the_eager_one():
+    difficulties, stop = [0.01 * (k + 1) for k in range(10)] + [2.0, 5.0], [math.inf] * 11 + [0.15]
+    spies = [Spy(optimizer=adam(5e-2)) for _ in range(2)]
+    (state, trajectory, info), (compiled, same_trajectory, same) = (
+        spy.collect(
+            spy.state(stub_systems(difficulties), history_len=2, stop_time=tensor(stop)),
+            steps_per_epoch=6,
+            compile=word,
+        )
+        for spy, word in zip(spies, ("off", "on"), strict=True)
+    )
+    assert info.rejected > info.updates > 5  # of two systems at once, time and again
+    assert info.status == COMPLETE
+    assert len(spies[1].attempts) < len(spies[0].attempts) / 3  # the other was not only asked for: it was compiled
+    counts = ("status", "stuck", "accepted", "rejected", "updates", "recorded")
+    assert [getattr(same, name) for name in counts] == [getattr(info, name) for name in counts]
+    for ours, theirs in zip(
+        tree.leaves((compiled, same_trajectory, same[-3:])), tree.leaves((state, trajectory, info[-3:])), strict=True
+    ):
+        # A dozen updates of Adam and six steps: roundings of 1e-16 in sums and exponentials, a hundred times over.
+        torch.testing.assert_close(torch.as_tensor(ours), torch.as_tensor(theirs), rtol=1e-12, atol=1e-13)
+
+
+def test_another_word_for_compiling_is_refused():
+    spy = Spy()
+    with pytest.raises(ValueError, match="collect_trajectory: compile must be one of auto, on, off, got 'yes'"):
+        spy.collect(spy.state(stub_systems([0.01])), compile="yes")
 
 
 # --- purity and errors -----------------------------------------------------------------------------------------------

@@ -7,6 +7,8 @@ import torch
 from torch.func import vmap
 
 from aits_func.base import tree
+from aits_func.base.engine import missing_compiler
+from aits_func.base.rng import fold_in
 from aits_func.base.types import StepInfo, System
 from aits_func.learning.optimizers import adam, sgd
 from aits_func.loops.collect import init_train_state
@@ -456,6 +458,162 @@ def test_nothing_cannot_be_evaluated_nor_in_pieces_of_nothing():
         evaluate_trajectory(params, (group(GOOD),), objective=objective, batch_size=0)
 
 
+# --- how often the host looks, and compiled --------------------------------------------------------------------------
+
+needs_compiler = pytest.mark.skipif(missing_compiler(torch.device("cpu")) != "", reason="needs a C++ compiler")
+
+# Minibatches of forty hardly ever miss all that are hard. Those are few: there is room for sixteen gradients a group.
+# The first of a group is a hard one: as such it would count if it filled up what is not there.
+MANY = group([3.0, 1.0, 1.4, 1.8, 2.2, 2.6] + [5e-2 + 1e-3 * k for k in range(40)])
+MORE = group([2.8, 1.2, 1.6, 2.0, 2.4] + [5e-2 + 2e-3 * k for k in range(20)], bodies=3)
+
+
+def looked_at(trajectory, check_every, *, compile="off", rate=2e-2, **options):
+    """(state, info, the rooms for which few gradients were computed)."""
+    inner, rooms = build_learner(stub_step, adam(rate)), []
+
+    def update_some(state, batch, on, room):
+        rooms.append(room)
+        return inner.update_some(state, batch, on, room)
+
+    start = init_train_state({"log_dt": tensor(math.log(0.1))}, inner.optimizer)
+    state, info = generalize_on_trajectory(
+        start,
+        trajectory,
+        learner=inner._replace(update_some=update_some),
+        compile=compile,
+        check_every=check_every,
+        **options,
+    )
+    return state, info, rooms
+
+
+def assert_looks_do_not_matter(trajectory, **options):
+    """The report of one and the same replay, looked at after every iteration, every third and every sixteenth."""
+    once, *others = [looked_at(trajectory, every, **options) for every in (1, 3, 16)]
+    for state, info, _ in others:
+        assert_same(state, once[0])
+        assert info[:-1] == once[1][:-1]
+        assert_same(info.history, once[1].history)
+        assert len(info.history.loss) == info.iterations
+    return once[1], once[2]
+
+
+@pytest.mark.parametrize("trajectory", [(MANY,), (MANY, MORE)], ids=["one", "two"])
+@pytest.mark.parametrize("loss_on", ["failed", "all"])
+@pytest.mark.parametrize("convergence", ["minibatch", "trajectory"])
+def test_however_often_the_host_looks_the_replay_is_the_same_bit_for_bit(convergence, loss_on, trajectory):
+    info, rooms = assert_looks_do_not_matter(
+        trajectory, convergence=convergence, loss_on=loss_on, replay_batch_size=40, seed=2
+    )
+    assert info.converged
+    assert info.iterations > 32
+    assert info.iterations % 16 not in (0, 1)  # in the middle of what lies between two looks
+    assert set(rooms) == {16}
+
+
+@pytest.mark.parametrize("trajectory", [(MANY,), (MANY, MORE)], ids=["one", "two"])
+def test_however_often_the_host_looks_the_band_is_reached_alike(trajectory):
+    info, rooms = assert_looks_do_not_matter(trajectory, convergence="band", loss_on="all", replay_batch_size=40)
+    assert info.converged
+    assert info.iterations > 32
+    assert set(rooms) == {16}
+    info, _ = assert_looks_do_not_matter(  # which the accepted never enter if they are not asked to
+        trajectory, convergence="band", loss_on="failed", replay_batch_size=40, replay_steps=70
+    )
+    assert (info.converged, info.iterations) == (False, 70)
+
+
+def test_minibatches_that_pass_while_the_trajectory_does_not_are_passed_over_alike():
+    # Eight of 46, of which six are hard: one minibatch in four passes from the beginning.
+    for loss_on in ("failed", "all"):
+        info, _ = assert_looks_do_not_matter(
+            (MANY,), convergence="trajectory", loss_on=loss_on, replay_batch_size=8, replay_steps=400, rate=4e-2
+        )
+        assert info.converged
+        assert info.pass_rate == 1.0
+        assert (info.history.pass_rate == 1).sum() > 10
+
+
+@pytest.mark.parametrize("loss_on", ["failed", "all"])
+def test_the_replay_is_the_loop_that_its_description_says(loss_on):
+    inner = build_learner(stub_step, adam(4e-2))
+    learner = Learner(inner.objective, inner.optimizer, inner.update)  # without the short cut of few gradients
+    start = state = init_train_state({"log_dt": tensor(math.log(0.1))}, learner.optimizer)
+    iterations = passed_over = 0
+    while True:
+        iterations += 1
+        batch = sample_minibatch((MANY, MORE), 8, seed=fold_in(5, "replay", iterations))
+        after, (_, seen) = learner.update(state, batch, loss_on)
+        if seen.accepted.all():
+            whole = evaluate_trajectory(state.params, (MANY, MORE), objective=learner.objective)
+            if whole.accepted.all():
+                break
+            passed_over += not torch.equal(after.params["log_dt"], state.params["log_dt"])
+        state = after
+    assert iterations > 16
+    assert (passed_over > 3) is (loss_on == "all")  # what passes may still lie above the band, and is learned from
+    for every in (1, 3, 16):
+        ours, info = generalize_on_trajectory(
+            start,
+            (MANY, MORE),
+            learner=learner,
+            seed=5,
+            replay_batch_size=8,
+            loss_on=loss_on,
+            convergence="trajectory",
+            check_every=every,
+        )
+        assert_same(ours, state)
+        assert (info.converged, info.iterations) == (True, iterations)
+
+
+def test_if_suddenly_more_samples_pull_than_there_is_room_for_the_replay_is_the_same():
+    # All lie in the band but four, which drag the others below it: from then on all have a gradient.
+    easy = group([2e-2] * 42 + [3e4] * 4)
+    info, rooms = assert_looks_do_not_matter(
+        (easy,), convergence="band", loss_on="all", replay_batch_size=40, replay_steps=100, rate=5e-2
+    )
+    assert (info.converged, info.iterations) == (False, 100)
+    assert 0 < len(rooms) < 84  # not all of those after the first sixteen
+
+
+def test_the_default_looks_are_the_same_replay():
+    options = {"replay_batch_size": 40, "seed": 2}
+    (state, info, _), (other, same, _) = (looked_at((MANY, MORE), every, **options) for every in (None, 5))
+    assert_same(state, other)
+    assert info[:-1] == same[:-1]
+
+
+def test_the_last_iteration_allowed_is_the_last_however_often_the_host_looks():
+    needed = looked_at((MANY,), 1, replay_batch_size=40)[1].iterations
+    for steps in (needed - 1, needed, needed + 1):
+        info, _ = assert_looks_do_not_matter((MANY,), replay_batch_size=40, replay_steps=steps)
+        assert (info.converged, info.iterations) == (steps >= needed, min(steps, needed))
+
+
+@pytest.mark.parametrize("check_every", [0, 17, -1])
+def test_looks_farther_apart_than_a_block_or_not_at_all_are_refused(check_every):
+    message = f"^generalize_on_trajectory: check_every must be between 1 and 16, got {check_every}$"
+    with pytest.raises(ValueError, match=message):
+        looked_at((group(GOOD),), check_every)
+
+
+@needs_compiler
+def test_a_compiled_replay_is_the_eager_one():
+    options = {"replay_batch_size": 40, "seed": 2, "rate": 4e-2}
+    state, info, rooms = looked_at((MANY, MORE), None, **options)
+    compiled, same, _ = looked_at((MANY, MORE), None, compile="on", **options)
+    assert info.converged
+    assert set(rooms) == {16}  # both functions are compiled, for all gradients and for few
+    assert (same.converged, same.iterations) == (info.converged, info.iterations)
+    for ours, theirs in zip(tree.leaves(compiled), tree.leaves(state), strict=True):
+        # Tens of updates, each with sums of forty in another order, 1e-15, and Adam's quotients: 1e-10 is ample.
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-10)
+    for ours, theirs in zip(same.history, info.history, strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)  # ε = d · e^(3 log_dt) of those parameters
+
+
 # --- purity ----------------------------------------------------------------------------------------------------------
 
 
@@ -483,6 +641,8 @@ def test_one_group_alone_needs_no_tuple_around_it():
         ({"replay_steps": 0}, "replay_steps must be >= 1, got 0"),
         ({"loss_on": "some"}, "loss_on must be one of failed, all, got 'some'"),
         ({"convergence": "never"}, "convergence must be one of minibatch, band, trajectory, got 'never'"),
+        ({"compile": "yes"}, "compile must be one of auto, on, off, got 'yes'"),
+        ({"check_every": 0}, "check_every must be between 1 and 16, got 0"),
         ({"history": "forget"}, "history must be one of snapshot, ignore, got 'forget'"),
     ],
 )
