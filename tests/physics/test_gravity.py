@@ -10,15 +10,8 @@ from torch.func import grad, jacrev, jvp, vmap
 from aits_func.base import tree
 from aits_func.base.check import make_system
 from aits_func.physics.fields import Field, build_tidal_field, straight_path
-from aits_func.physics.gravity import (
-    build_gravity,
-    kinetic_energy,
-    mutual_acceleration,
-    mutual_potential_energy,
-    pair_difference,
-    pair_distance,
-    pair_indices,
-)
+from aits_func.physics.gravity import build_gravity, kinetic_energy, mutual_acceleration, mutual_potential_energy
+from aits_func.physics.pairs import pair_difference, pair_distance, pair_indices
 
 F = torch.float64
 # Sums of at most 8 terms of a few roundings (1e-16) each, compared relative to the largest result.
