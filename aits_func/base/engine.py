@@ -122,12 +122,13 @@ class Engine:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the compiler's own deprecations are nothing that a user can mend
             example = [leaf.detach().contiguous() for leaf in leaves]
-            graph = make_fx(flat)(*example)
+            # On shapes alone: a large ensemble is traced as fast as a small one, and what is fused takes no memory.
+            graph = make_fx(flat, tracing_mode="fake", _allow_non_fake_inputs=True)(*example)
             batched = self._batched_leaves(trees)
             spread_out = spread(graph, example, batched) if any(batched) else None
             if spread_out is None:
                 batched = [False] * len(leaves)
-            graph, result_batched = spread_out or (graph, [False] * len(flat(*example)))
+            graph, result_batched = spread_out or (graph, [False] * of_result[0].num_leaves)
             example = [_to_last(leaf) if moved else leaf for leaf, moved in zip(example, batched, strict=True)]
             code = _machine_code(graph, example)
         spec = of_result[0]

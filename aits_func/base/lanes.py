@@ -78,7 +78,7 @@ def spread(
 
     lying = [x.movedim(0, -1).contiguous() if has else x for x, has in zip(example, batched, strict=True)]
     try:
-        return make_fx(apart)(*lying), moved
+        return make_fx(apart, tracing_mode="fake", _allow_non_fake_inputs=True)(*lying), moved
     except UnsuitableError:
         return None
 

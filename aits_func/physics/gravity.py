@@ -19,6 +19,7 @@ from ..base.check import require
 from ..base.types import System
 from .fields import Field
 from .pairs import pair_difference, pair_distance, pair_rows, written_out
+from .tiled_gravity import MANY_BODIES, tiled_acceleration
 
 
 class Derivatives(NamedTuple):
@@ -109,6 +110,8 @@ def mutual_acceleration(mass: Tensor, position: Tensor, *, G: float, softening: 
     """
     if written_out(mass.shape[0]):
         return _acceleration_pair_by_pair(mass, position, G, softening)
+    if mass.shape[0] >= MANY_BODIES:
+        return tiled_acceleration(mass, position, G, softening)
     separation = position[None, :, :] - position[:, None, :]  # (N, N, D), from i to j
     weight = G * mass * _inverse_distance(separation, softening) ** 3  # (N, N)
     return (weight[:, :, None] * separation).sum(1)
