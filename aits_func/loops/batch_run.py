@@ -33,7 +33,7 @@ class Batch(NamedTuple):
     land: Callable[..., Run]
     turn: Callable[..., Run]
     shrink: int  # when to make the batch smaller, see `_SHRINK`
-    steps_per_call: int  # steps that one ``advance`` takes
+    block: int  # steps that one ``advance`` takes
 
 
 class Recorder(Protocol):
@@ -60,7 +60,7 @@ def build_batch(
     watch: Watch,
     compile: str,
     statistics: bool = True,
-    steps_per_call: int = 1,
+    block: int = 1,
 ) -> Batch:
     """A policy in a scheme as functions of a batch, compiled if asked for.
 
@@ -75,7 +75,7 @@ def build_batch(
         watch: which events are looked for.
         compile: "auto", "on" or "off", see `build_engine`.
         statistics: see `build_stepper`.
-        steps_per_call: steps that a compiled ``advance`` takes, where a step is a single stage; done systems wait.
+        block: see `build_stepper`; 1 for a scheme of several stages.
 
     Returns:
         A `Batch`.
@@ -84,7 +84,7 @@ def build_batch(
         ValueError: if compile is another word.
     """
     make: Callable[..., Batch] = _build if compile == "off" else _build_once
-    return make(policy, gravity, scheme, history_len, energy_threshold, watch, compile, statistics, steps_per_call)
+    return make(policy, gravity, scheme, history_len, energy_threshold, watch, compile, statistics, block)
 
 
 def _build(
@@ -96,7 +96,7 @@ def _build(
     watch: Watch,
     compile: str,
     statistics: bool,
-    steps_per_call: int,
+    block: int,
 ) -> Batch:
     stepper = build_stepper(
         policy,
@@ -106,26 +106,19 @@ def _build(
         energy_threshold=energy_threshold,
         watch=watch,
         statistics=statistics,
+        block=block,
     )
-    if compile == "off" or len(scheme.stages) > 1:
-        steps_per_call = 1
-
-    def several(params: Params, h: Tensor, start: Start, run: Run, target: Tensor) -> Run:
-        for _ in range(steps_per_call):
-            run = stepper.advance(params, h, start, run, target)
-        return run
-
     begin = vmap(stepper.begin, in_dims=(None, 0, 0))
     land = vmap(stepper.land, in_dims=(None, None, 0, 0, 0))
     turn = vmap(stepper.turn, in_dims=(None, 0))
     whole = build_engine(
-        vmap(several, in_dims=(None, None, 0, 0, 0)),
+        vmap(stepper.advance, in_dims=(None, None, 0, 0, 0)),
         mode=compile,
         batched=(False, False, True, True, True),
         label="a step of the simulation",
     )
     if compile == "off" or len(scheme.stages) == 1:
-        return Batch(begin, whole, land, turn, _SHRINK if compile == "off" else _SHRINK_COMPILED, steps_per_call)
+        return Batch(begin, whole, land, turn, _SHRINK if compile == "off" else _SHRINK_COMPILED, block)
     # Seventeen stages in one graph would be compiled for minutes.
     stage = build_engine(
         vmap(stepper.stage, in_dims=(None, None, 0, 0)),
@@ -171,7 +164,7 @@ def reach(
     active, its_start, its_target, count = runs, start, target, 0
     while True:
         active = batch.advance(params, h, its_start, active, its_target)
-        count += batch.steps_per_call
+        count += batch.block
         recorder.record(active, rows)
         if count % _SYNC_EVERY and count < limit:
             continue

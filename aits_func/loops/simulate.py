@@ -117,7 +117,8 @@ def simulate(
             depends on time goes on in time, and nothing returns.)
         statistics: False for ensembles of which the end alone is wanted, many times faster where the step itself is
             cheap: no energy is weighed on the way, ``over_threshold`` is −1, and of the energy errors all but the final
-            one are NaN, as is the drift. Takes neither record_every nor encounter_distance nor escape_distance.
+            one are NaN, as is the drift. Up to eight steps of a criterion are judged together: a run that cannot go on
+            then ends at the last such block. Takes neither record_every nor encounter_distance nor escape_distance.
         compile: "on", "auto" (where there is a compiler) or "off"; worth its seconds for long runs. What is
             differentiated runs eagerly.
 
@@ -161,7 +162,7 @@ def simulate(
         watch=watch,
         compile=compile,
         statistics=statistics,
-        steps_per_call=1 if statistics else _steps_per_call(params),
+        block=1 if statistics or steps is None or history_len else _block(params, whole, steps),
     )
     start = measure(systems, gravity, energy_scale, min_dt, max_steps if steps is None else steps)
     runs = batch.begin(params, systems, start)
@@ -202,9 +203,11 @@ def _return_errors(
     return torch.where(returned, missed, torch.full_like(missed, math.inf))
 
 
-def _steps_per_call(params: Params) -> int:
-    """Steps in one compiled call: several, unless a network's own work is long beside a call and long to compile."""
-    return 8 if sum(leaf.numel() for leaf in leaves(params)) <= _FEW_PARAMETERS else 1
+def _block(params: Params, scheme: Scheme, steps: int) -> int:
+    """Steps that are judged together: several, unless a network's own work is long beside a verdict, and to compile."""
+    if len(scheme.stages) > 1 or sum(leaf.numel() for leaf in leaves(params)) > _FEW_PARAMETERS:
+        return 1
+    return next(block for block in (8, 4, 2, 1) if steps % block == 0)
 
 
 def _weigh_the_end(runs: Run, gravity: Gravity, start: Start) -> Run:

@@ -104,6 +104,7 @@ def build_stepper(
     energy_threshold: float,
     watch: Watch,
     statistics: bool = True,
+    block: int = 1,
 ) -> Stepper:
     """A policy in a scheme as the functions of one run.
 
@@ -115,6 +116,7 @@ def build_stepper(
         energy_threshold: what a step's own error is counted against.
         watch: which events are looked for.
         statistics: False to weigh no energies and look for no events on the way, which costs more than a leapfrog step.
+        block: steps of one ``advance``, which are judged together; without statistics, and towards no target.
 
     Returns:
         A `Stepper`.
@@ -144,7 +146,7 @@ def build_stepper(
         after, window = out.system, push(run.window, run.system, out.dt)
         if not statistics:
             error = torch.where(_is_finite(after), torch.zeros_like(out.dt), torch.full_like(out.dt, math.nan))
-            return Run(after, window, out.carry, out.dt, run.status, run.steps + 1, run.output_steps, (), error, ())
+            return Run(after, window, out.carry, out.dt, run.status, run.steps + block, run.output_steps, (), error, ())
         potential = gravity.potential_energy(after)
         energy = kinetic_energy(after) + potential - after.work
         error = (energy - start.energy) / start.scale
@@ -166,7 +168,11 @@ def build_stepper(
         return join(out, scheme.stage(_bind(params, run.window), out.system, out.carry, size))
 
     def advance(params: Params, h: Tensor, start: Start, run: Run, target: Tensor) -> Run:
-        return conclude(start, run, scheme.step(_bind(params, run.window), run.system, run.carry, h), target)
+        rule = _bind(params, run.window)
+        out = scheme.step(rule, run.system, run.carry, h)
+        for _ in range(block - 1):
+            out = join(out, scheme.step(rule, out.system, out.carry, h))
+        return conclude(start, run, out, target)
 
     def conclude(start: Start, run: Run, out: SchemeStep, target: Tensor) -> Run:
         moved = taken(start, run, out)

@@ -1,0 +1,71 @@
+"""Do time and memory of an iteration grow with the work, without a cliff? (R6)
+
+    python -m benchmarks.growth
+
+Batches of 2⁹ to 2¹⁷ three-body samples, and of bodies 2 to 1,024 at a constant number of pairs; eager, float64, rich
+features, MLP 64-64. The ratio of a step is the time per unit of work over that of the one before; the row shows the
+largest. Peak memory is that of a process of its own, above what it holds before the first iteration.
+"""
+
+import itertools
+import resource
+import subprocess
+import sys
+
+import torch
+
+import aits_func as af
+from benchmarks.timing import Missing, Row, main, seconds
+from benchmarks.workload import FAILING, build, trajectory
+
+BATCHES, BODIES, PAIRS = tuple(2**k for k in range(9, 18, 2)), (2, 8, 32, 128, 512, 1024), 2**19
+TOLERATED = 1.5  # a cache that overflows may cost so much; a cliff is more
+
+
+def measure() -> list[Row | Missing]:
+    """Time by batch, time by bodies, memory by batch."""
+    by_batch = [(size, _seconds(size, 3) / size) for size in BATCHES]
+    by_bodies = [(n, _seconds(max(1, PAIRS // (n * n)), n) / PAIRS) for n in BODIES]
+    memory = [(size, _memory(size)) for size in BATCHES[2:]]
+    return [
+        _row("time per sample, batch 2⁹ to 2¹⁷", by_batch),
+        _row("time per pair, 2 to 1,024 bodies", by_bodies),
+        _row("peak memory per sample, batch 2¹³ to 2¹⁷", [(size, gib / size) for size, gib in memory]),
+    ]
+
+
+def _row(work: str, figures: list[tuple[int, float]]) -> Row:
+    steps = [after[1] / before[1] for before, after in itertools.pairwise(figures)]
+    worst, first, last = max(steps), figures[0][1], figures[-1][1]
+    return Row("R6", work, last, first, worst, min(steps), worst, TOLERATED, at_most=True, note="largest of the steps")
+
+
+def _seconds(samples: int, bodies: int) -> float:
+    policy, learner = build("rich", **FAILING)
+    state, batch = _state(policy, learner), trajectory(samples, bodies)
+    seconds(lambda: learner.update(state, (batch,), "failed"))
+    return seconds(lambda: learner.update(state, (batch,), "failed"), 3)
+
+
+def _state(policy: af.Policy, learner: af.Learner) -> af.TrainState:
+    return af.init_train_state(policy.init(0), learner.optimizer)
+
+
+def _memory(samples: int) -> float:
+    """GiB, of a fresh process."""
+    command = [sys.executable, "-c", f"from benchmarks.growth import peak; print(peak({samples}))"]
+    return float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+
+
+def peak(samples: int) -> float:
+    """GiB that one iteration takes above what is there before it."""
+    policy, learner = build("rich", **FAILING)
+    state, batch = _state(policy, learner), trajectory(samples)
+    torch.set_num_threads(1)
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    learner.update(state, (batch,), "failed")
+    return (resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) / 2**20
+
+
+if __name__ == "__main__":
+    main(measure, __doc__)
