@@ -75,12 +75,18 @@ def _check_shapes(system: System, lead: int, where: str) -> None:
 
 def _check_coincidence(system: System, where: str) -> None:
     """Two bodies at one place have no finite force, not even if both are massless (0 · ∞)."""
-    difference = system.position[..., None, :, :] - system.position[..., :, None, :]
-    diagonal = torch.eye(system.mass.shape[-1], dtype=torch.bool, device=system.mass.device)
-    together = (difference == 0).all(-1) & ~diagonal
-    if bool(together.any()):
-        first, second = together.nonzero()[0, -2:].tolist()
-        raise ValueError(f"{where}: bodies {first} and {second} are at the same place; move one, or set softening > 0")
+    systems = system.position.reshape(-1, *system.position.shape[-2:])
+    # Neighbours in the order of the first coordinate: an array of all pairs would take gigabytes for many bodies.
+    order = systems[..., 0].argsort(dim=-1, stable=True)
+    place = systems.gather(1, order[..., None].expand_as(systems))
+    equal = place[:, 1:, 0] == place[:, :-1, 0]
+    for row in equal.any(-1).nonzero()[:, 0].tolist():
+        _, same, count = systems[row].unique(dim=0, return_inverse=True, return_counts=True)
+        if bool((count > 1).any()):
+            first, second = (same == int((count > 1).nonzero()[0])).nonzero()[:2, 0].tolist()
+            raise ValueError(
+                f"{where}: bodies {first} and {second} are at the same place; move one, or set softening > 0"
+            )
 
 
 def make_system(

@@ -12,11 +12,12 @@ from ..base.engine import build_engine, remember
 from ..base.tree import Tree, map_leaves, select, take
 from ..base.types import Params
 from ..physics.gravity import Gravity
-from ..physics.scheme import Scheme
+from ..physics.scheme import Scheme, SchemeStep
 from ..timestep.policy import Policy
 from ..timestep.run import ARRIVED, RUNNING, Run, Start, Watch, build_stepper, no_step
 
 _SYNC_EVERY = 16  # steps between two looks at who is done; finished systems are frozen meanwhile
+_TOGETHER = 8  # steps of a block in one compiled function
 _SMALLEST_BATCH = 16  # a smaller batch is not faster
 _SHRINK = 2  # a batch is made smaller when only one in so many of its systems is under way,
 _SHRINK_COMPILED = 8  # and seldom, where every new size has to be compiled for
@@ -117,11 +118,18 @@ def _build(
         batched=(False, False, True, True, True),
         label="a step of the simulation",
     )
-    if compile == "off" or len(scheme.stages) == 1:
+    if compile == "off" or len(scheme.stages) * block == 1:
         return Batch(begin, whole, land, turn, _SHRINK if compile == "off" else _SHRINK_COMPILED, block)
     # Seventeen stages in one graph would be compiled for minutes.
+    together = min(block, _TOGETHER)
+
+    def several(params: Params, size: Tensor, run: Run, out: SchemeStep) -> SchemeStep:
+        for _ in range(together):
+            out = stepper.stage(params, size, run, out)
+        return out
+
     stage = build_engine(
-        vmap(stepper.stage, in_dims=(None, None, 0, 0)),
+        vmap(several, in_dims=(None, None, 0, 0)),
         mode=compile,
         batched=(False, False, True, True),
         label="a stage of the simulation",
@@ -132,11 +140,11 @@ def _build(
 
     def advance(params: Params, h: Tensor, start: Start, runs: Run, target: Tensor) -> Run:
         out = vmap(no_step)(runs)
-        for coefficient in scheme.stages:
+        for coefficient in scheme.stages * (block // together):
             out = stage(params, coefficient * h, runs, out)
         return conclude(start, runs, out, target)
 
-    return Batch(begin, advance, land, turn, _SHRINK_COMPILED, 1)
+    return Batch(begin, advance, land, turn, _SHRINK_COMPILED, block)
 
 
 _build_once = remember(_build)

@@ -29,7 +29,9 @@ from .batch_run import Batch, Forgetful, build_batch, reach
 from .collect import check_energies
 from .tape import Recording, Tape
 
+_BLOCKS = (64, 32, 16, 8, 4, 2, 1)  # steps that are judged together: the largest that divides their number
 _FEW_PARAMETERS = 16  # of a criterion; a network has thousands
+_FEW_SYSTEMS = 64  # for which a call takes longer than a network
 
 
 class SimulationInfo(NamedTuple):
@@ -117,8 +119,9 @@ def simulate(
             depends on time goes on in time, and nothing returns.)
         statistics: False for ensembles of which the end alone is wanted, many times faster where the step itself is
             cheap: no energy is weighed on the way, ``over_threshold`` is −1, and of the energy errors all but the final
-            one are NaN, as is the drift. Up to eight steps of a criterion are judged together: a run that cannot go on
-            then ends at the last such block. Takes neither record_every nor encounter_distance nor escape_distance.
+            one are NaN, as is the drift. Where ``steps`` is given several are judged together, and a run that
+            cannot go on ends before the last such block. Takes neither record_every nor encounter_distance nor
+            escape_distance.
         compile: "on", "auto" (where there is a compiler) or "off"; worth its seconds for long runs. What is
             differentiated runs eagerly.
 
@@ -162,7 +165,7 @@ def simulate(
         watch=watch,
         compile=compile,
         statistics=statistics,
-        block=1 if statistics or steps is None or history_len else _block(params, whole, steps),
+        block=1 if statistics or steps is None or history_len else _block(params, whole, steps, len(systems.mass)),
     )
     start = measure(systems, gravity, energy_scale, min_dt, max_steps if steps is None else steps)
     runs = batch.begin(params, systems, start)
@@ -203,11 +206,12 @@ def _return_errors(
     return torch.where(returned, missed, torch.full_like(missed, math.inf))
 
 
-def _block(params: Params, scheme: Scheme, steps: int) -> int:
+def _block(params: Params, scheme: Scheme, steps: int, count: int) -> int:
     """Steps that are judged together: several, unless a network's own work is long beside a verdict, and to compile."""
-    if len(scheme.stages) > 1 or sum(leaf.numel() for leaf in leaves(params)) > _FEW_PARAMETERS:
+    long = count > _FEW_SYSTEMS and sum(leaf.numel() for leaf in leaves(params)) > _FEW_PARAMETERS
+    if long or len(scheme.stages) > 1:
         return 1
-    return next(block for block in (8, 4, 2, 1) if steps % block == 0)
+    return next(block for block in _BLOCKS if steps % block == 0)
 
 
 def _weigh_the_end(runs: Run, gravity: Gravity, start: Start) -> Run:

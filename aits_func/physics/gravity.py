@@ -19,7 +19,7 @@ from ..base.check import require
 from ..base.types import System
 from .fields import Field
 from .pairs import pair_difference, pair_distance, pair_rows, written_out
-from .tiled_gravity import MANY_BODIES, tiled_acceleration
+from .tiled_gravity import MANY_BODIES, tiled_acceleration, tiled_potential_energy
 
 
 class Derivatives(NamedTuple):
@@ -178,6 +178,8 @@ def mutual_potential_energy(mass: Tensor, position: Tensor, *, G: float, softeni
     Returns:
         (), mass · length² / time².
     """
+    if mass.shape[0] >= MANY_BODIES:
+        return tiled_potential_energy(mass, position, G, softening)
     first, second = pair_rows(mass)
     return -G * (first * second / pair_distance(position, softening)).sum()
 

@@ -1,4 +1,4 @@
-"""Accelerations of ONE system of many bodies, tile by tile: no array of all pairs, in the derivatives neither.
+"""Forces and energy of ONE system of many bodies, tile by tile: no array of all pairs, in the derivatives neither.
 
     aᵢ = G Σⱼ mⱼ d/R³,   d = xⱼ − xᵢ,   R² = |d|² + s²,   J = 1/R³ − 3 d dᵀ/R⁵ (the derivative of d/R³ by d)
 
@@ -7,6 +7,8 @@ them; so the derivatives are written down. Both are sums over j as well, made in
 
     tangent     ȧᵢ = G Σⱼ (ṁⱼ d/R³ + mⱼ J(ẋⱼ − ẋᵢ))
     cotangents  x̄ₖ = G Σⱼ J(mₖ āⱼ − mⱼ āₖ),   m̄ₖ = −G Σⱼ (d/R³)·āⱼ   (d = xⱼ − xₖ)
+
+The potential energy W = ½ Σ mᵢ φᵢ, φᵢ = −G Σⱼ mⱼ/R, has the derivatives ∂W/∂xᵢ = −mᵢ aᵢ and ∂W/∂mᵢ = φᵢ.
 """
 
 from collections.abc import Callable
@@ -128,6 +130,95 @@ class _Pull(torch.autograd.Function):
         return (*back(cotangent), None, None)
 
 
+def tiled_potential_energy(mass: Tensor, position: Tensor, G: float, softening: float) -> Tensor:
+    """Potential energy of many bodies in each other's field.
+
+    Args:
+        mass: (N,).
+        position: (N, D), no two bodies at one place unless softened.
+        G: gravitational constant.
+        softening: length s.
+
+    Returns:
+        (), mass · length² / time²; memory as in `tiled_acceleration`.
+    """
+    if _tangents_of_tangents():
+        return (mass * _potential(mass, position, G, softening)).sum() / 2
+    return _Energy.apply(mass, position, G, softening)
+
+
+class _Energy(torch.autograd.Function):
+    """W, whose derivatives are the forces and the potentials."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(mass: Tensor, position: Tensor, G: float, softening: float) -> Tensor:
+        return (mass * _potential(mass, position, G, softening)).sum() / 2
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        mass, position, ctx.G, ctx.softening = inputs
+        ctx.save_for_backward(mass, position)
+        ctx.save_for_forward(mass, position)
+
+    @staticmethod
+    def jvp(ctx: Any, mass_rate: Any, velocity: Any, *_: Any) -> Tensor:
+        mass, position = ctx.saved_tensors
+        of_mass, of_position = _energy_derivatives(mass, position, ctx.G, ctx.softening)
+        change = torch.zeros_like(mass).sum()
+        change = change if mass_rate is None else change + (of_mass * mass_rate).sum()
+        return change if velocity is None else change + (of_position * velocity).sum()
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Tensor, Tensor, None, None]:
+        mass, position = ctx.saved_tensors
+        of_mass, of_position = _energy_derivatives(mass, position, ctx.G, ctx.softening)
+        return cotangent * of_mass, cotangent * of_position, None, None
+
+
+def _energy_derivatives(mass: Tensor, position: Tensor, G: float, softening: float) -> tuple[Tensor, Tensor]:
+    """∂W/∂m = φ (N,) and ∂W/∂x = −m a (N, D)."""
+    force = -mass[:, None] * tiled_acceleration(mass, position, G, softening)
+    return _Potential.apply(mass, position, G, softening), force
+
+
+class _Potential(torch.autograd.Function):
+    """φ, a function of its own for the reason that `_Pull` is one."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(mass: Tensor, position: Tensor, G: float, softening: float) -> Tensor:
+        return _potential(mass, position, G, softening)
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: Any, output: Any) -> None:
+        mass, position, ctx.G, ctx.softening = inputs
+        ctx.save_for_backward(mass, position)
+        ctx.save_for_forward(mass, position)
+
+    @staticmethod
+    def jvp(ctx: Any, *tangents: Any) -> Tensor:
+        G, softening = ctx.G, ctx.softening
+        given = [torch.zeros_like(x) if t is None else t for x, t in zip(ctx.saved_tensors, tangents, strict=False)]
+        return jvp(lambda m, x: _potential(m, x, G, softening), ctx.saved_tensors, tuple(given))[1]
+
+    @staticmethod
+    def backward(ctx: Any, cotangent: Tensor) -> tuple[Any, ...]:
+        G, softening = ctx.G, ctx.softening
+        return (*vjp(lambda m, x: _potential(m, x, G, softening), *ctx.saved_tensors)[1](cotangent), None, None)
+
+
+def _potential(mass: Tensor, position: Tensor, G: float, softening: float) -> Tensor:
+    def tile(rows: slice) -> Tensor:
+        _, inverse_square, itself = _inverse_square(position, rows, softening)
+        inverse = torch.where(itself, torch.zeros_like(inverse_square), inverse_square.sqrt())
+        return -G * (mass * inverse).sum(1)
+
+    return _rows_of(tile, position)
+
+
 def _pull(mass: Tensor, position: Tensor, cotangent: Tensor, G: float, softening: float) -> Tensor:
     columns = cotangent.unbind(-1)
 
@@ -152,14 +243,18 @@ def _rows_of(tile: Callable[[slice], Tensor], position: Tensor) -> Tensor:
 
 def _separation(position: Tensor, rows: slice, softening: float) -> tuple[list[Tensor], Tensor, Tensor]:
     """Components of d, (rows, N) each, and 1/R³ and 1/R⁵, 0 for a body with itself."""
-    columns = position.unbind(-1)
-    d = [x[None, :] - x[rows, None] for x in columns]
+    d, inverse_square, itself = _inverse_square(position, rows, softening)
+    cube = torch.where(itself, torch.zeros_like(inverse_square), inverse_square * inverse_square.sqrt())
+    return d, cube, cube * inverse_square
+
+
+def _inverse_square(position: Tensor, rows: slice, softening: float) -> tuple[list[Tensor], Tensor, Tensor]:
+    """Components of d, 1/R², and which pairs are a body with itself: there 1/R² is 1, to be masked after the root."""
+    d = [x[None, :] - x[rows, None] for x in position.unbind(-1)]
     square = _dot(d, d) + softening**2
     index = torch.arange(position.shape[0], device=position.device)
     itself = index[rows, None] == index[None, :]
-    inverse_square = torch.where(itself, torch.ones_like(square), square).reciprocal()
-    cube = torch.where(itself, torch.zeros_like(square), inverse_square * inverse_square.sqrt())
-    return d, cube, cube * inverse_square
+    return d, torch.where(itself, torch.ones_like(square), square).reciprocal(), itself
 
 
 def _dot(x: list[Tensor], y: list[Tensor]) -> Tensor:

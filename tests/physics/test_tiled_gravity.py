@@ -6,8 +6,8 @@ from torch.func import grad, jvp, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from aits_func.physics import tiled_gravity
-from aits_func.physics.gravity import mutual_acceleration
-from aits_func.physics.tiled_gravity import MANY_BODIES, tiled_acceleration
+from aits_func.physics.gravity import mutual_acceleration, mutual_potential_energy
+from aits_func.physics.tiled_gravity import MANY_BODIES, tiled_acceleration, tiled_potential_energy
 
 N = 40
 CLOSE = {"rtol": 1e-11, "atol": 1e-11}  # sums of 40 terms up to 1e3 in another order
@@ -64,6 +64,36 @@ QUANTITIES = {
 @pytest.mark.parametrize("what", QUANTITIES)
 def test_tiles_give_what_the_array_of_all_pairs_gives(what):
     got, want = QUANTITIES[what](tiled), QUANTITIES[what](whole)
+    scale = want.abs().amax()
+    torch.testing.assert_close(got / scale, want / scale, **CLOSE)
+
+
+def tiled_energy(mass, position):
+    return tiled_potential_energy(mass, position, 2.5, 0.1)
+
+
+def whole_energy(mass, position):
+    return mutual_potential_energy(mass, position, G=2.5, softening=0.1)
+
+
+ENERGY_QUANTITIES = {
+    "the value": lambda f: f(MASS, POSITION),
+    "the gradient by masses": lambda f: grad(f, 0)(MASS, POSITION),
+    "the gradient by positions": lambda f: grad(f, 1)(MASS, POSITION),
+    "the tangent": lambda f: jvp(f, (MASS, POSITION), (draw(N, key=3), WEIGHT))[1],
+    "the tangent of a tangent": lambda f: jvp(
+        lambda x: jvp(lambda y: f(MASS, y), (x,), (WEIGHT,))[1], (POSITION,), (WEIGHT,)
+    )[1],
+    "the gradient of a gradient": lambda f: grad(lambda x: (grad(f, 1)(MASS, x) * WEIGHT).sum())(POSITION),
+    "the mixed derivative": lambda f: grad(lambda m: (grad(f, 1)(m, POSITION) * WEIGHT).sum())(MASS),
+    "the second derivative by masses": lambda f: grad(lambda x: grad(f, 0)(MASS, x).pow(2).sum())(POSITION),
+    "a batch of values": lambda f: vmap(f, in_dims=(None, 0))(MASS, torch.stack([POSITION, 2 * POSITION])),
+}
+
+
+@pytest.mark.parametrize("what", ENERGY_QUANTITIES)
+def test_energies_in_tiles_are_those_of_all_pairs(what):
+    got, want = ENERGY_QUANTITIES[what](tiled_energy), ENERGY_QUANTITIES[what](whole_energy)
     scale = want.abs().amax()
     torch.testing.assert_close(got / scale, want / scale, **CLOSE)
 
