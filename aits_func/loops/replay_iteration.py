@@ -190,6 +190,8 @@ def _row(code: Tensor, pulling: Tensor, loss: Tensor, info: StepInfo, real: Tens
 
 def _rows_of(orders: Tensor, start: int, length: int, size: int, batch_size: int) -> tuple[Tensor, Tensor]:
     """Which samples of one group stand in each of K minibatches: indices (K, W), and where these are real, (K, W)."""
+    if length == size >= batch_size:  # one group, whole minibatches: nothing to look for
+        return orders, torch.ones_like(orders, dtype=torch.bool)
     inside = (orders >= start) & (orders < start + length)
     width = _width(int(inside.sum(1).amax()), length, size, batch_size)
     # Those of the group first, in the order in which they were drawn.
@@ -201,8 +203,6 @@ def _rows_of(orders: Tensor, start: int, length: int, size: int, batch_size: int
 
 def _width(most: int, length: int, size: int, batch_size: int) -> int:
     """Rows for a group of which up to ``most`` samples were drawn: a number that is the same for nearly all draws."""
-    if length == size >= batch_size:
-        return batch_size
     share = min(batch_size, size) * length / size
     usual = min(share + 5 * share**0.5, length, batch_size)
     return _WIDTH * -(-max(most, int(usual)) // _WIDTH)
