@@ -22,8 +22,8 @@ from typing import Any, NamedTuple
 import torch
 
 FEATURES = ("invariant", "rich")
-_GUARD = 1e-12  # of the energy error, the logarithm of the band loss, and the roots of the rich features
-_FLOOR = 1e-18  # of the logarithms of the invariant features
+GUARD = 1e-12  # of the energy error, the logarithm of the band loss, and the roots of the rich features
+FLOOR = 1e-18  # of the logarithms of the invariant features
 
 Vector = list[Any]
 """One number per axis."""
@@ -72,7 +72,7 @@ def convert(tree: Any, dtype: str | None = None) -> Any:
         dtype: what floating-point leaves are cast to, "float32" or "float64"; None keeps theirs. The peer computes in
             the dtype that it is given.
     """
-    jax = _import_jax()
+    jax = import_jax()
     if isinstance(tree, torch.Tensor):
         array = jax.numpy.array(tree.detach().cpu().numpy())  # a copy, not the tensor's memory
         return array.astype(dtype) if dtype and tree.is_floating_point() else array
@@ -108,20 +108,9 @@ def build_peer(
         G: gravitational constant.
         softening: length s.
     """
-    jax = _import_jax()
-    import optax
-
+    jax = import_jax()
     jnp = jax.numpy
-    optimizer = optax.adam(learning_rate)
-    of_system = {"invariant": _invariant, "rich": _rich}[features]
-    exponent, lower, upper = math.log(bound), math.log(E_lower), math.log(E_upper)
-
-    def network(layers: Sequence[Any], seen: Any) -> Any:
-        """(F,) -> ()."""
-        x = jnp.where(jnp.isfinite(seen), seen, 0.0)
-        for layer in layers[:-1]:
-            x = jnp.tanh(layer.weight @ x + layer.bias)
-        return (layers[-1].weight @ x + layers[-1].bias)[0]
+    of_system, exponent = {"invariant": _invariant, "rich": _rich}[features], math.log(bound)
 
     def attempt(params: Any, sample: Any) -> tuple[Any, Any]:
         """Step and relative energy error of one system."""
@@ -137,13 +126,41 @@ def build_peer(
         velocity = _moved(half, dt / 2, _acceleration(mass, pairs_after, G))
         before = _energy(bodies, pairs, G) - work
         after = _energy(Bodies(mass, position, velocity), pairs_after, G) - work
-        return tau, jnp.abs(after - before) / jnp.abs(before + _GUARD * jnp.abs(before) + _GUARD)
+        return tau, jnp.abs(after - before) / jnp.abs(before + GUARD * jnp.abs(before) + GUARD)
+
+    init, update = build_update(attempt, energy_threshold, E_lower, E_upper, learning_rate)
+
+    def iterate_many(params: Any, opt_state: Any, trajectory: Any, indices: Any) -> tuple[Any, Any, Any, Any]:
+        def body(carry: Any, index: Any) -> tuple[Any, Any]:
+            *carry, loss, all_accepted = update(*carry, trajectory, index)
+            return tuple(carry), (loss, all_accepted)
+
+        (params, opt_state), (losses, all_accepted) = jax.lax.scan(body, (params, opt_state), indices)
+        return params, opt_state, losses, all_accepted
+
+    return Peer(init, jax.jit(update), jax.jit(iterate_many))
+
+
+def build_update(
+    attempt: Callable[[Any, Any], tuple[Any, Any]],
+    energy_threshold: float,
+    E_lower: float,
+    E_upper: float,
+    learning_rate: float,
+) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """Initial state and update of Adam, on the band loss of what one system's ``attempt`` says: its step and error."""
+    jax = import_jax()
+    import optax
+
+    jnp = jax.numpy
+    optimizer = optax.adam(learning_rate)
+    lower, upper = math.log(E_lower), math.log(E_upper)
 
     def loss_of(params: Any, batch: Any) -> tuple[Any, tuple[Any, Any]]:
         tau, error = jax.vmap(attempt, in_axes=(None, 0))(params, batch)
         exploded = ~((error < jnp.finfo(error.dtype).max ** 0.5) & jnp.isfinite(tau)) & batch.active
         accepted = ((error < energy_threshold) & ~exploded) | ~batch.active
-        x = jnp.log(jnp.where(exploded, 1.0, error) + _GUARD)
+        x = jnp.log(jnp.where(exploded, 1.0, error) + GUARD)
         inside = jnp.maximum(x - upper, 0.0) - jnp.maximum(lower - x, 0.0)
         log_dt = jnp.log(tau)
         residual = jnp.where(exploded, log_dt - jax.lax.stop_gradient(log_dt) - upper, inside)
@@ -162,18 +179,20 @@ def build_peer(
         )
         return *new, loss, all_accepted
 
-    def iterate_many(params: Any, opt_state: Any, trajectory: Any, indices: Any) -> tuple[Any, Any, Any, Any]:
-        def body(carry: Any, index: Any) -> tuple[Any, Any]:
-            *carry, loss, all_accepted = update(*carry, trajectory, index)
-            return tuple(carry), (loss, all_accepted)
-
-        (params, opt_state), (losses, all_accepted) = jax.lax.scan(body, (params, opt_state), indices)
-        return params, opt_state, losses, all_accepted
-
-    return Peer(optimizer.init, jax.jit(update), jax.jit(iterate_many))
+    return optimizer.init, update
 
 
-def _import_jax() -> Any:
+def network(layers: Sequence[Any], seen: Any) -> Any:
+    """(F,) -> ()."""
+    import jax.numpy as jnp
+
+    x = jnp.where(jnp.isfinite(seen), seen, 0.0)
+    for layer in layers[:-1]:
+        x = jnp.tanh(layer.weight @ x + layer.bias)
+    return (layers[-1].weight @ x + layers[-1].bias)[0]
+
+
+def import_jax() -> Any:
     """JAX, told not to narrow float64 to float32."""
     import jax
 
@@ -268,11 +287,11 @@ def _rich(bodies: Bodies, pairs: list[Pair], work: Any, G: float, softening: flo
         return sum(values) / len(values)
 
     def spread(values: Vector) -> Vector:
-        return [mean(values), _least(values), _most(values), jnp.sqrt(_dot(values, values) / len(values) + _GUARD)]
+        return [mean(values), _least(values), _most(values), jnp.sqrt(_dot(values, values) / len(values) + GUARD)]
 
     centred = _to_centre_of_mass(bodies)
     strengths = lengths(_acceleration(bodies.mass, pairs, G))
-    apart = [jnp.sqrt(_dot(d, d) + softening**2 + _GUARD) for _, _, d, _ in pairs]
+    apart = [jnp.sqrt(_dot(d, d) + softening**2 + GUARD) for _, _, d, _ in pairs]
     known = [len(bodies.mass), len(bodies.position[0])]
     constants = [jnp.asarray(value, work.dtype) for value in (*known, softening)]
     quantities = (bodies.mass, lengths(centred.position), lengths(centred.velocity), strengths)
@@ -329,7 +348,7 @@ def _invariant(bodies: Bodies, pairs: list[Pair], work: Any, G: float, softening
         return sum(m * _dot(p, q) for m, p, q in zip(mass, x, y, strict=True)) / total
 
     def soft_log(x: Any, y: Any) -> Any:
-        return 0.05 * (jnp.log(x * x + _FLOOR) - jnp.log(y * y + _FLOOR))
+        return 0.05 * (jnp.log(x * x + FLOOR) - jnp.log(y * y + FLOOR))
 
     energy, size = (kinetic + potential - work) / unit, kinetic + jnp.abs(potential)
     virial = jnp.where(size > 0, kinetic / size, 0.0)

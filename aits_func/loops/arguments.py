@@ -10,7 +10,7 @@ from torch.func import vmap
 from ..base.check import require
 from ..base.tree import named_leaves
 from ..base.types import Params, System
-from ..physics.gravity import Gravity
+from ..physics.gravity import Gravity, in_double
 from ..timestep.run import Start
 
 
@@ -27,8 +27,9 @@ def measure(systems: System, gravity: Gravity, energy_scale: str, min_dt: float,
     Returns:
         A `Start`, leaves (B,).
     """
-    energy = vmap(gravity.energy)(systems)
-    scale = energy.abs() if energy_scale == "total" else vmap(gravity.energy_size)(systems)
+    heavy = in_double(systems)
+    energy = vmap(gravity.energy)(heavy)
+    scale = energy.abs() if energy_scale == "total" else vmap(gravity.energy_size)(heavy)
     floor, limit = torch.full_like(systems.time, min_dt), torch.full_like(systems.time, max_steps, dtype=torch.int64)
     return Start(energy, scale, systems.time, floor, limit)
 

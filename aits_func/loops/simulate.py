@@ -16,7 +16,7 @@ from torch.func import vmap
 from ..base.check import require, require_choice
 from ..base.tree import leaves, map_leaves
 from ..base.types import Params, System
-from ..physics.gravity import Gravity
+from ..physics.gravity import Gravity, in_double
 from ..physics.integrators import Integrator
 from ..physics.invariants import angular_momentum, centre_of_mass, linear_momentum
 from ..physics.scheme import Scheme, check_traits
@@ -216,7 +216,8 @@ def _block(params: Params, scheme: Scheme, steps: int, count: int) -> int:
 
 def _weigh_the_end(runs: Run, gravity: Gravity, start: Start) -> Run:
     """Runs without statistics with what their last states alone tell."""
-    error = (vmap(gravity.energy)(runs.system) - start.energy).abs() / start.scale
+    error = (vmap(gravity.energy)(in_double(runs.system)) - start.energy).abs() / start.scale
+    error = error.to(runs.dt.dtype)
     unknown, never = torch.full_like(error, math.nan), torch.full_like(error, math.inf)
     none = torch.full_like(runs.steps, -1)
     nothing = Statistics(none, unknown, unknown, unknown, unknown, unknown, never, never, never, none)

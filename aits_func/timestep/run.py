@@ -13,7 +13,7 @@ from torch.func import jvp
 
 from ..base.tree import map_leaves, select
 from ..base.types import Params, System, Window
-from ..physics.gravity import Gravity, kinetic_energy
+from ..physics.gravity import Gravity, in_double, kinetic_energy
 from ..physics.pairs import pair_distance
 from ..physics.scheme import Scheme, SchemeStep, all_valid, join, reverse_velocities
 from ..physics.step_function import StepFunction
@@ -37,8 +37,8 @@ _LANDING_ITERATIONS = 6  # of the secant method: six steps leave rounding alone,
 class Start(NamedTuple):
     """What a system is measured against, and where it has to stop."""
 
-    energy: Tensor  # ()  E₀
-    scale: Tensor  # ()  |E₀|, or K₀ + |W₀|
+    energy: Tensor  # () float64  E₀
+    scale: Tensor  # () float64  |E₀|, or K₀ + |W₀|
     time: Tensor  # ()  time
     min_dt: Tensor  # ()  time; the floor of a step
     max_steps: Tensor  # ()  int64; steps after which the run ends
@@ -69,7 +69,7 @@ class Run(NamedTuple):
     status: Tensor  # () int64
     steps: Tensor  # () int64; predicted steps
     output_steps: Tensor  # () int64; side steps to outputs, and steps that passed one and were forgotten
-    energy: Any  # ()  E, to weigh the next step by
+    energy: Any  # () float64  E, to weigh the next step by
     error: Tensor  # ()  |E − E₀| / scale; without statistics 0, or NaN if the state is not finite
     statistics: Any  # `Statistics`; without them it and energy are the empty tree
 
@@ -147,9 +147,10 @@ def build_stepper(
         if not statistics:
             error = torch.where(_is_finite(after), torch.zeros_like(out.dt), torch.full_like(out.dt, math.nan))
             return Run(after, window, out.carry, out.dt, run.status, run.steps + block, run.output_steps, (), error, ())
-        potential = gravity.potential_energy(after)
-        energy = kinetic_energy(after) + potential - after.work
-        error = (energy - start.energy) / start.scale
+        heavy = in_double(after)
+        potential = gravity.potential_energy(heavy)
+        energy = kinetic_energy(heavy) + potential - heavy.work
+        error = ((energy - start.energy) / start.scale).to(out.dt.dtype)
         over = (energy - run.energy).abs() / start.scale >= energy_threshold
         return Run(
             after,
@@ -276,10 +277,11 @@ def _add_up(
     softening: float,
 ) -> Statistics:
     size = error.abs()
+    potential_error = (size * start.scale / potential.abs()).to(size.dtype)
     new = so_far._replace(
         over_threshold=so_far.over_threshold + over_threshold,
         max_error=torch.maximum(so_far.max_error, size),
-        max_potential_error=torch.maximum(so_far.max_potential_error, size * start.scale / potential.abs()),
+        max_potential_error=torch.maximum(so_far.max_potential_error, potential_error),
         error_integral=so_far.error_integral + size * dt,
         signed_integral=so_far.signed_integral + error * dt,
         moment=so_far.moment + (after.time - dt / 2 - start.time) * error * dt,

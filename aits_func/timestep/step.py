@@ -11,7 +11,7 @@ from ..base.check import require, require_choice
 from ..base.tree import map_leaves
 from ..base.types import Params, Sample, StepInfo, System
 from ..learning.losses import check_energy_threshold
-from ..physics.gravity import Gravity
+from ..physics.gravity import Gravity, in_double
 from ..physics.integrators import Integrator
 from ..physics.scheme import Scheme, SchemeStep, check_traits
 from ..physics.schemes import as_scheme
@@ -68,16 +68,18 @@ def attempt_single_step(
     """
     system = sample.system
     whole = as_scheme(scheme, n_steps=n_steps)
-    energy_before = gravity.energy(system)
-    scale = None if energy_scale == "total" else gravity.energy_size(system)
+    heavy = in_double(system)
+    energy_before = gravity.energy(heavy)
+    scale = None if energy_scale == "total" else gravity.energy_size(heavy)
     factor = torch.full_like(system.time, h)
 
     def trial(params: Params, tau: Tensor, held: Tensor) -> tuple[SchemeStep, Tensor]:
         rule = _start_with(bind(policy, params, sample.window, scheme=whole, gravity=gravity), system, tau)
         rule, size = _hold(rule, held), torch.where(held, torch.zeros_like(factor), factor)
         out = whole.step(rule, system, whole.init(rule, system), size)
-        _, error = check_energy_threshold(energy_before, gravity.energy(out.system), energy_threshold, scale=scale)
-        return out, error
+        energy_after = gravity.energy(in_double(out.system))
+        _, error = check_energy_threshold(energy_before, energy_after, energy_threshold, scale=scale)
+        return out, error.to(tau.dtype)
 
     tau = policy.apply(params, system, sample.window)
     out, error = trial(map_leaves(torch.detach, params), tau.detach(), ~sample.active)

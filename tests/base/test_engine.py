@@ -438,3 +438,24 @@ def test_a_function_can_tell_whether_it_is_being_traced():
     make_fx(vmap(grad(lambda x: asking(x).sum())))(torch.ones(3, 2))
     assert seen == [False, True, False, True]
     assert not is_traced()
+
+
+@needs_compiler
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_the_compiled_tanh_is_tanh_to_the_last_digits_for_small_and_large_numbers(dtype):
+    exponents = torch.linspace(-300 if dtype == torch.float64 else -35, 2.5, 4001, dtype=dtype)
+    ends = torch.tensor([0.0, 19.9, 20.1, 400.0, torch.inf, torch.nan], dtype=dtype)
+    x = torch.cat([10**exponents, ends])
+    x = torch.cat([x, -x])
+    # Where the series ends, at 0.1, 1 − 2/(e²ˣ + 1) has ten times the rounding of 1.
+    torch.testing.assert_close(
+        build_engine(torch.tanh, mode="on")(x), x.tanh(), rtol=20 * torch.finfo(dtype).eps, atol=0, equal_nan=True
+    )
+
+
+@needs_compiler
+def test_the_derivatives_of_a_compiled_tanh_are_those_of_tanh():
+    x = torch.linspace(-30, 30, 301, dtype=torch.float64)
+    second = vmap(grad(grad(torch.tanh)))
+    # 1 − tanh² has the rounding of tanh, which is 20 of 1e-16 at most, where tanh is nearly 1.
+    torch.testing.assert_close(build_engine(second, mode="on")(x), second(x), rtol=1e-12, atol=4e-15)
