@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from .base.types import System as System
     from .base.types import TrainState as TrainState
     from .base.types import Window as Window
+    from .learning.least_squares import LeastSquares as LeastSquares
+    from .learning.least_squares import Residuals as Residuals
+    from .learning.least_squares import levenberg_marquardt as levenberg_marquardt
     from .learning.losses import aggregate_minibatch_loss as aggregate_minibatch_loss
     from .learning.losses import check_all_pass as check_all_pass
     from .learning.losses import check_energy_threshold as check_energy_threshold
@@ -39,6 +42,7 @@ if TYPE_CHECKING:
     from .learning.transformations import chain as chain
     from .learning.transformations import clip_by_global_norm as clip_by_global_norm
     from .learning.transformations import skip_nonfinite as skip_nonfinite
+    from .learning.transformations import with_rate as with_rate
     from .loops.collect import CollectInfo as CollectInfo
     from .loops.collect import collect_trajectory as collect_trajectory
     from .loops.collect import init_population as init_population
@@ -46,6 +50,9 @@ if TYPE_CHECKING:
     from .loops.compare import Comparison as Comparison
     from .loops.compare import compare as compare
     from .loops.compare import summarise as summarise
+    from .loops.ensemble import EnsembleInfo as EnsembleInfo
+    from .loops.ensemble import generalize_ensemble as generalize_ensemble
+    from .loops.ensemble import init_ensemble as init_ensemble
     from .loops.epoch import EpochInfo as EpochInfo
     from .loops.epoch import run_two_phase_training as run_two_phase_training
     from .loops.epoch import train_epoch_two_phase as train_epoch_two_phase
@@ -149,6 +156,7 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "relative_energy_error",
     ),
     "learning.network": ("Network", "build_mlp"),
+    "learning.least_squares": ("LeastSquares", "Residuals", "levenberg_marquardt"),
     "learning.optimizers": ("adam", "adamw", "build_optimizer", "sgd"),
     "learning.schedules": (
         "constant_schedule",
@@ -164,9 +172,11 @@ _HOMES: dict[str, tuple[str, ...]] = {
         "chain",
         "clip_by_global_norm",
         "skip_nonfinite",
+        "with_rate",
     ),
     "loops.collect": ("CollectInfo", "collect_trajectory", "init_population", "init_train_state"),
     "loops.compare": ("Comparison", "compare", "summarise"),
+    "loops.ensemble": ("EnsembleInfo", "generalize_ensemble", "init_ensemble"),
     "loops.epoch": ("EpochInfo", "run_two_phase_training", "train_epoch_two_phase"),
     "loops.equal_cost": ("match_cost",),
     "loops.learner": ("Learner", "build_learner"),

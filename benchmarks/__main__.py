@@ -17,6 +17,8 @@ SCRIPTS = {
     "training_against_jax": "R2",
     "wide_network": "R3",
     "near_convergence": "R4",
+    "second_order": "R5",
+    "policy_ensemble": "E1",
     "growth": "R6",
     "ensemble": "S1, S2",
     "single_system": "S3",

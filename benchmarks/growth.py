@@ -31,14 +31,15 @@ def measure() -> list[Row | Missing]:
     return [
         _row("time per sample, batch 2⁹ to 2¹⁷", by_batch),
         _row("time per pair, 2 to 1,024 bodies", by_bodies),
-        _row("peak memory per sample, batch 2¹⁵ to 2¹⁷", [(size, gib / size) for size, gib in memory]),
+        _row("peak memory per sample, batch 2¹⁵ to 2¹⁷", [(size, gib * 2**20 / size) for size, gib in memory], "KiB"),
     ]
 
 
-def _row(work: str, figures: list[tuple[int, float]]) -> Row:
+def _row(work: str, figures: list[tuple[int, float]], unit: str = "s") -> Row:
     steps = [after[1] / before[1] for before, after in itertools.pairwise(figures)]
     worst, first, last = max(steps), figures[0][1], figures[-1][1]
-    return Row("R6", work, last, first, worst, min(steps), worst, TOLERATED, at_most=True, note="largest of the steps")
+    note = "largest of the steps"
+    return Row("R6", work, last, first, worst, min(steps), worst, TOLERATED, at_most=True, note=note, unit=unit)
 
 
 def _seconds(samples: int, bodies: int) -> float:

@@ -34,8 +34,8 @@ def measure() -> list[Row | Missing]:
     value(position), pull(position)
     used = _peak() - before
     memory = Row(
-        "S4", "peak memory of force and gradient, GiB, with the compiler's", used, 2.0, used / 2.0, used / 2.0,
-        used / 2.0, 1.0, at_most=True, note="in GiB, against one array of all pairs",
+        "S4", "peak memory of force and gradient, with the compiler's", used, 2.0, used / 2.0, used / 2.0,
+        used / 2.0, 1.0, at_most=True, note="against one array of all pairs", unit="GiB",
     )  # fmt: skip
     work = f"accelerations of {BODIES:,} bodies, against REBOUND, one thread each"
     if reason := rebound_ensemble.missing():

@@ -29,6 +29,7 @@ class Row(NamedTuple):
     reach: float  # the target
     at_most: bool = False  # whether the ratio is to stay below the target
     note: str = ""
+    unit: str = "s"  # of ours and peer
 
     @property
     def reached(self) -> bool:
@@ -66,11 +67,14 @@ def row(
     at_most: bool = False,
     inverse: bool = False,
     note: str = "",
+    unit: str = "s",
 ) -> Row:
     """The row of some pairs (ours, peer); with ``inverse`` the ratio is ours / peer."""
     ratios = [a / b if inverse else b / a for a, b in pairs]
     ours, peer = (statistics.median(column) for column in zip(*pairs, strict=True))
-    return Row(question, work, ours, peer, statistics.median(ratios), min(ratios), max(ratios), reach, at_most, note)
+    return Row(
+        question, work, ours, peer, statistics.median(ratios), min(ratios), max(ratios), reach, at_most, note, unit
+    )
 
 
 def table(rows: Iterable[Row | Missing]) -> str:
@@ -85,8 +89,9 @@ def table(rows: Iterable[Row | Missing]) -> str:
             continue
         sign = "≤" if each.at_most else "≥"
         verdict = ("reached" if each.reached else "**missed**") + (each.note and f"; {each.note}")
+        ours, peer = _quantity(each.ours, each.unit), _quantity(each.peer, each.unit)
         lines.append(
-            f"| {each.question} | {each.work} | {_time(each.ours)} | {_time(each.peer)} | {each.ratio:.3g} "
+            f"| {each.question} | {each.work} | {ours} | {peer} | {each.ratio:.3g} "
             f"({each.least:.3g} to {each.most:.3g}) | {sign} {each.reach:g} | {verdict} |"
         )
     return "\n".join(lines)
@@ -125,7 +130,9 @@ def from_dict(item: dict[str, object]) -> Row | Missing:
     return kind(**{key: value for key, value in item.items() if key in kind._fields})  # type: ignore[arg-type]
 
 
-def _time(value: float) -> str:
+def _quantity(value: float, unit: str) -> str:
+    if unit != "s":
+        return f"{value:.3g} {unit}".rstrip()
     for unit, factor in (("s", 1.0), ("ms", 1e3), ("µs", 1e6)):
         if value * factor >= 0.1:
             return f"{value * factor:.3g} {unit}"

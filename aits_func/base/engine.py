@@ -26,6 +26,7 @@ from torch import Tensor, fx
 from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch._guards import TracingContext, tracing
 from torch.autograd import forward_ad
+from torch.func import vmap
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 
 from .check import require_choice
@@ -74,10 +75,14 @@ class Engine:
     compiling has cost.
     """
 
-    def __init__(self, function: Callable[..., Any], mode: str, batched: Sequence[bool], label: str) -> None:
+    def __init__(
+        self, function: Callable[..., Any], mode: str, batched: Sequence[bool], label: str, mapped: bool = False
+    ) -> None:
         self.reason = "compile is off" if mode == "off" else ""
         self.compile_seconds = 0.0
-        self._function, self._mode, self._batched, self._label = function, mode, tuple(batched), label
+        self._one, self._axis = function, int(mapped)
+        self._function = vmap(function) if mapped else function
+        self._mode, self._batched, self._label = mode, tuple(batched), label
         self._compiled: dict[Any, Callable[..., Any]] = {}
 
     def __call__(self, *trees: Any) -> Any:
@@ -117,34 +122,37 @@ class Engine:
 
     def _compile(self, trees: Sequence[Any], leaves: list[Tensor], structure: Any) -> Callable[..., Any]:
         of_result: list[Any] = []
+        axis = self._axis
 
         def flat(*flat_leaves: Tensor) -> tuple[Tensor, ...]:
-            result, spec = optree.tree_flatten(self._function(*optree.tree_unflatten(structure, flat_leaves)))
+            result, spec = optree.tree_flatten(self._one(*optree.tree_unflatten(structure, flat_leaves)))
             of_result[:] = [spec]
             # A result that is an argument, or stands there twice, would be one memory under two names.
             return tuple(leaf.clone(memory_format=torch.contiguous_format) for leaf in result)
 
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # the compiler's own deprecations are nothing that a user can mend
-            example = [leaf.detach().contiguous() for leaf in leaves]
+            stored = [leaf.detach().contiguous() for leaf in leaves]
+            example = [leaf[0] for leaf in stored] if self._axis else stored
             # On shapes alone: a large ensemble is traced as fast as a small one, and what is fused takes no memory.
             on_cpu = example[0].device.type == "cpu"
-            trace = make_fx(flat, _CPU_FORMULAS if on_cpu else None, "fake", _allow_non_fake_inputs=True)
-            graph = trace(*example)
+            graph = _trace(flat, example, _CPU_FORMULAS if on_cpu else None)
             batched = self._batched_leaves(trees)
             spread_out = spread(graph, example, batched) if any(batched) else None
             if spread_out is None:
                 batched = [False] * len(leaves)
             graph, result_batched = spread_out or (graph, [False] * of_result[0].num_leaves)
-            example = [_to_last(leaf) if moved else leaf for leaf, moved in zip(example, batched, strict=True)]
-            code = _machine_code(graph, example)
+            lying = [_to_last(leaf, axis) if moved else leaf for leaf, moved in zip(stored, batched, strict=True)]
+            # The vectors of one member become matrices, members by systems.
+            code = _machine_code(_trace(vmap(graph), lying) if self._axis else graph, lying)
         spec = of_result[0]
 
         def run(arguments: list[Tensor]) -> Any:
             with torch.no_grad():
-                lying = [_to_last(x) if moved else x.contiguous() for x, moved in zip(arguments, batched, strict=True)]
-                results = code(*lying)
-            flat_result = [x.movedim(-1, 0) if moved else x for x, moved in zip(results, result_batched, strict=True)]
+                pairs = zip(arguments, batched, strict=True)
+                results = code(*(_to_last(x, axis) if moved else x.contiguous() for x, moved in pairs))
+            pairs = zip(results, result_batched, strict=True)
+            flat_result = [x.movedim(-1, axis) if moved else x for x, moved in pairs]
             return optree.tree_unflatten(spec, flat_result)
 
         return run
@@ -154,7 +162,7 @@ class Engine:
         flags: list[bool] = []
         for number, tree in enumerate(trees):
             has = number < len(self._batched) and self._batched[number]
-            flags += [has and leaf.shape[0] >= _FEWEST for leaf in optree.tree_leaves(tree)]
+            flags += [has and leaf.shape[self._axis] >= _FEWEST for leaf in optree.tree_leaves(tree)]
         return flags
 
 
@@ -175,9 +183,13 @@ _TANH_SERIES = (1.0, -1 / 3, 2 / 15, -17 / 315, 62 / 2835, -1382 / 155925, 21844
 _CPU_FORMULAS = {torch.ops.aten.tanh.default: _tanh}
 
 
-def _to_last(leaf: Tensor) -> Tensor:
-    """The leading axis last, and contiguous: nothing to do for a tensor that lies so already."""
-    return leaf.contiguous() if leaf.ndim < 2 else leaf.movedim(0, -1).contiguous()
+def _trace(function: Callable[..., Any], example: list[Tensor], formulas: Any = None) -> fx.GraphModule:
+    return make_fx(function, formulas, "fake", _allow_non_fake_inputs=True)(*example)
+
+
+def _to_last(leaf: Tensor, axis: int) -> Tensor:
+    """The batch axis last, and contiguous: nothing to do for a tensor that lies so already."""
+    return leaf.movedim(axis, -1).contiguous()
 
 
 def _machine_code(graph: fx.GraphModule, example: list[Tensor]) -> Callable[..., Any]:
@@ -194,7 +206,12 @@ def _machine_code(graph: fx.GraphModule, example: list[Tensor]) -> Callable[...,
 
 
 def build_engine(
-    function: Callable[..., Any], *, mode: str = "auto", batched: Sequence[bool] = (), label: str = "a function"
+    function: Callable[..., Any],
+    *,
+    mode: str = "auto",
+    batched: Sequence[bool] = (),
+    label: str = "a function",
+    mapped: bool = False,
 ) -> Engine:
     """A pure function, compiled when called.
 
@@ -205,6 +222,8 @@ def build_engine(
         batched: for every argument, whether all of its leaves have a leading batch axis: such a function is compiled
             for one system per vector lane.
         label: what it is, in words, for those who wait for it.
+        mapped: lift it by ``vmap`` over a leading axis of all leaves of all arguments, such as the members of an
+            ensemble; what is said of batches is then meant of one member.
 
     Returns:
         An `Engine`. Compiled and eager results agree within rounding. Arguments that somebody differentiates, by
@@ -214,7 +233,7 @@ def build_engine(
         ValueError: if mode is another word.
     """
     require_choice("build_engine", "compile", mode, MODES)
-    return Engine(function, mode, batched, label)
+    return Engine(function, mode, batched, label, mapped)
 
 
 def remember(build: Build) -> Build:

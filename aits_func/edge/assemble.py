@@ -9,6 +9,7 @@ from torch.func import vmap
 from ..base import engine
 from ..base.tree import cast, take
 from ..base.types import Params, System
+from ..learning.least_squares import LeastSquares, levenberg_marquardt
 from ..learning.optimizers import build_optimizer
 from ..learning.schedules import LearningRate, cosine_decay
 from ..learning.transformations import GradientTransformation
@@ -41,7 +42,7 @@ class Training(NamedTuple):
     physics: Physics
     features: Features
     policy: Policy
-    optimizer: GradientTransformation
+    optimizer: GradientTransformation | LeastSquares
     learner: Learner
 
 
@@ -99,13 +100,7 @@ def resolve_scales(config: TrainConfig, physics: Physics, first: System) -> Trai
 def build_training(config: TrainConfig, physics: Physics) -> Training:
     """Features, policy, optimizer and learner of a configuration whose scales are resolved."""
     features, policy = build_policy(config, physics.gravity)
-    optimizer = build_optimizer(
-        config.optimizer,
-        _learning_rate(config),
-        weight_decay=config.weight_decay,
-        clip_norm=config.clip_norm or None,
-        momentum=config.momentum,
-    )
+    optimizer = _build_optimizer(config)
     step = build_step(
         policy,
         physics.gravity,
@@ -132,6 +127,18 @@ def scheme_for(policy: Policy, gravity: Gravity, name: str, order: int, integrat
         return build_integrator(integrator, gravity)
     positions_only = policy.position_form is not None
     return build_scheme(name, gravity, order=order, integrator=integrator, positions_only=positions_only)
+
+
+def _build_optimizer(config: TrainConfig) -> GradientTransformation | LeastSquares:
+    if config.optimizer == "levenberg_marquardt":
+        return levenberg_marquardt()
+    return build_optimizer(
+        config.optimizer,
+        _learning_rate(config),
+        weight_decay=config.weight_decay,
+        clip_norm=config.clip_norm or None,
+        momentum=config.momentum,
+    )
 
 
 def _learning_rate(config: TrainConfig) -> LearningRate:

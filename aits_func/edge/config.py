@@ -160,7 +160,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "weights": ("mass_product", "root_sum"),
     "unit": ("natural", "one"),
     "activation": ("tanh", "relu", "silu", "gelu"),
-    "optimizer": ("sgd", "adam", "adamw"),
+    "optimizer": ("sgd", "adam", "adamw", "levenberg_marquardt"),
     "loss_on": ("failed", "all"),
     "convergence": ("minibatch", "band", "trajectory"),
     "history": ("snapshot", "ignore"),

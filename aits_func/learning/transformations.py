@@ -47,6 +47,16 @@ class SkipState(NamedTuple):
     skipped: Tensor  # ()  int64; number of updates skipped so far
 
 
+class RateState(NamedTuple):
+    """What `with_rate` carries.
+
+    Shapes: as commented on the fields.
+    """
+
+    rate: Tensor  # ()  float64; a factor on the updates
+    inner: Any  # the state of the inner transformation
+
+
 def apply_updates(params: Params, updates: Params) -> Params:
     """The parameters after an update: θ + Δ.
 
@@ -196,5 +206,40 @@ def skip_nonfinite(inner: GradientTransformation) -> GradientTransformation:
         updates, after = inner.update(tree.select(usable, grads, zeros), state.inner, params)
         skipped = state.skipped + usable.logical_not().to(state.skipped.dtype)
         return tree.select(usable, updates, zeros), SkipState(tree.select(usable, after, state.inner), skipped)
+
+    return GradientTransformation(init, update)
+
+
+def with_rate(inner: GradientTransformation, rate: float = 1.0) -> GradientTransformation:
+    """A factor on the updates that stands in the state: Δ = rate · Δ_inner.
+
+    Around an optimizer of learning rate 1 it is the learning rate, and as part of the state it can differ between
+    the members of an ensemble, be changed between two updates, and be differentiated by.
+
+    Args:
+        inner: the transformation whose updates are multiplied.
+        rate: at the start, > 0; change it with ``state._replace(rate=...)``.
+
+    Returns:
+        A `GradientTransformation` with state `RateState`.
+
+    Raises:
+        ValueError: if ``rate`` is not > 0 and finite.
+
+    Example:
+        >>> import torch
+        >>> halved = with_rate(chain(), 0.5)
+        >>> halved.update(torch.tensor([3.0, 4.0]), halved.init(torch.zeros(2)), torch.zeros(2))[0]
+        tensor([1.5000, 2.0000])
+    """
+    require_positive("with_rate", "rate", rate, "1e-3")
+
+    def init(params: Params) -> RateState:
+        return RateState(count_zero(params).double() + rate, inner.init(params))
+
+    def update(grads: Params, state: RateState, params: Params) -> tuple[Params, RateState]:
+        updates, after = inner.update(grads, state.inner, params)
+        scaled = tree.map_leaves(lambda leaf: cast_like(state.rate, leaf) * leaf, updates)
+        return scaled, state._replace(inner=after)
 
     return GradientTransformation(init, update)

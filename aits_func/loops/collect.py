@@ -12,6 +12,7 @@ from ..base.check import check_system, require, require_choice
 from ..base.engine import MODES, build_engine, remember
 from ..base.tree import concatenate, select, take
 from ..base.types import Params, Population, Sample, StepInfo, System, TrainState
+from ..learning.least_squares import LeastSquares
 from ..learning.optimizers import GradientTransformation
 from ..physics.gravity import Gravity
 from ..timestep.step import ENERGY_SCALES
@@ -125,7 +126,7 @@ def check_energies(systems: System, *, gravity: Gravity, energy_scale: str, wher
 
 
 def init_train_state(
-    params: object, optimizer: GradientTransformation, population: tuple[Population, ...] = ()
+    params: object, optimizer: GradientTransformation | LeastSquares, population: tuple[Population, ...] = ()
 ) -> TrainState:
     """The state that training starts from.
 

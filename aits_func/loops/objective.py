@@ -9,10 +9,10 @@ from typing import NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
-from torch.func import vmap
+from torch.func import grad, vmap
 
 from ..base.check import require, require_choice
-from ..base.tree import concatenate, length, take
+from ..base.tree import concatenate, length, map_leaves, take
 from ..base.types import Params, Sample, StepInfo, System
 from ..learning.losses import aggregate_minibatch_loss, band_residual, check_all_pass, check_band
 from ..timestep.step import Step
@@ -26,13 +26,20 @@ LOSS_ON = ("failed", "all")
 class Objective(NamedTuple):
     """What is minimised, as pure functions of (params, batch), for any optimizer to consume.
 
-    Made by `build_objective`. Shapes: as commented on the fields; ``batch`` is a tuple of groups or one
-    group, and B counts the samples of all groups together.
+    Made by `build_objective`. All pass ``grad``, ``vmap``, ``jvp``, ``jacrev``, Hessian products, and compilers.
+
+    Shapes: as commented on the fields; ``batch`` is a tuple of groups or one group, and B counts the samples of all
+    groups together. Where a function takes ``on``, "failed" counts the samples that failed at these very parameters,
+    "all" every active one.
     """
 
     attempt: Callable[[Params, Groups], tuple[tuple[System, ...], StepInfo]]  # systems after, info (B,)
-    residuals: Callable[[Params, Groups], tuple[Tensor, StepInfo]]  # signed band residuals (B,), info (B,)
+    judge: Callable[[Params, Groups], tuple[Tensor, StepInfo]]  # residuals (B,), info (B,)
+    residuals: Callable[[Params, Groups], Tensor]  # (B,) signed distances from the band, 0 if inactive
+    jacobian: Callable[[Params, Groups], tuple[Tensor, Params]]  # residuals (B,), and ∂r/∂θ as leaves (B, ...)
     loss: Callable[..., tuple[Tensor, StepInfo]]  # (params, batch, on="failed") -> mean square (), info (B,)
+    sample_losses: Callable[..., Tensor]  # (params, batch, on="failed") -> (B,) squares, 0 where not counted
+    sample_gradients: Callable[..., Params]  # (params, batch, on="failed") -> their gradients, as leaves (B, ...)
     E_lower: float
     E_upper: float
 
@@ -52,6 +59,11 @@ def build_objective(step: Step, *, E_lower: float = 1e-6, E_upper: float = 1e-4)
 
     Raises:
         ValueError: unless 0 < E_lower < E_upper.
+
+    Example: gradient descent by hand.
+
+        objective = build_objective(step)
+        grads, info = grad(objective.loss, has_aux=True)(params, batch)
     """
     check_band("build_objective", E_lower, E_upper)
     step_batch = vmap(step, in_dims=(None, 0))
@@ -60,17 +72,47 @@ def build_objective(step: Step, *, E_lower: float = 1e-6, E_upper: float = 1e-4)
         outcomes = [step_batch(params, group) for group in as_groups(batch)]
         return tuple(after for after, _ in outcomes), concatenate([info for _, info in outcomes])
 
-    def residuals(params: Params, batch: Groups) -> tuple[Tensor, StepInfo]:
-        _, info = attempt(params, batch)
+    def distance(info: StepInfo, active: Tensor) -> Tensor:
         residual = band_residual(info.energy_error, info.dt, info.exploded, E_lower=E_lower, E_upper=E_upper)
-        active = torch.cat([group.active for group in as_groups(batch)])
-        return torch.where(active, residual, torch.zeros_like(residual)), info
+        return torch.where(active, residual, torch.zeros_like(residual))
+
+    def judge(params: Params, batch: Groups) -> tuple[Tensor, StepInfo]:
+        _, info = attempt(params, batch)
+        return distance(info, torch.cat([group.active for group in as_groups(batch)])), info
+
+    def residuals(params: Params, batch: Groups) -> Tensor:
+        return judge(params, batch)[0]
+
+    def slopes(params: Params, batch: Groups) -> tuple[Tensor, Params, StepInfo]:
+        """Residuals (B,), their gradients as leaves (B, ...), and info (B,)."""
+
+        def of_one(params: Params, sample: Sample) -> tuple[Tensor, tuple[Tensor, StepInfo]]:
+            _, info = step(params, sample)
+            residual = distance(info, sample.active)
+            return residual, (residual, info)
+
+        rows = vmap(grad(of_one, has_aux=True), in_dims=(None, 0))
+        gradients, seen = zip(*(rows(params, group) for group in as_groups(batch)), strict=True)
+        residual, info = concatenate(seen)
+        return residual, concatenate(gradients), info
+
+    def jacobian(params: Params, batch: Groups) -> tuple[Tensor, Params]:
+        return slopes(params, batch)[:2]
 
     def loss(params: Params, batch: Groups, on: str = "failed") -> tuple[Tensor, StepInfo]:
-        residual, info = residuals(params, batch)
+        residual, info = judge(params, batch)
         return aggregate_minibatch_loss(residual**2, chosen_samples(batch, info, on)), info
 
-    return Objective(attempt, residuals, loss, E_lower, E_upper)
+    def sample_losses(params: Params, batch: Groups, on: str = "failed") -> Tensor:
+        residual, info = judge(params, batch)
+        return torch.where(chosen_samples(batch, info, on), residual, torch.zeros_like(residual)) ** 2
+
+    def sample_gradients(params: Params, batch: Groups, on: str = "failed") -> Params:
+        residual, gradients, info = slopes(params, batch)
+        factor = torch.where(chosen_samples(batch, info, on), 2 * residual, torch.zeros_like(residual))
+        return map_leaves(lambda leaf: factor.reshape(-1, *[1] * (leaf.ndim - 1)) * leaf, gradients)
+
+    return Objective(attempt, judge, residuals, jacobian, loss, sample_losses, sample_gradients, E_lower, E_upper)
 
 
 def evaluate_minibatch(params: Params, minibatch: Groups, *, objective: Objective) -> tuple[Tensor, StepInfo]:

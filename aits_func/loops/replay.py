@@ -31,7 +31,7 @@ from .replay_iteration import (
 
 CONVERGENCE = ("minibatch", "band", "trajectory")
 HISTORY = ("snapshot", "ignore")
-_BLOCK = 16  # iterations after which it is decided anew how many samples get a gradient
+_MOST = 16  # iterations between two looks of the host, at most
 
 
 class ReplayHistory(NamedTuple):
@@ -137,24 +137,27 @@ def generalize_on_trajectory(
     _check_arguments(replay_batch_size, replay_steps, loss_on, convergence, history)
     require_choice("generalize_on_trajectory", "compile", compile, MODES)
     require(
-        check_every is None or 1 <= check_every <= _BLOCK,
-        f"generalize_on_trajectory: check_every must be between 1 and {_BLOCK}, got {check_every}",
+        check_every is None or 1 <= check_every <= _MOST,
+        f"generalize_on_trajectory: check_every must be between 1 and {_MOST}, got {check_every}",
     )
     groups = as_groups(trajectory)
     if history == "ignore":
         groups = tuple(group._replace(window=forget(group.window)) for group in groups)
     size = count_samples(groups)
     if size < max(min_replay_size, 1):
-        return state, _report(learner.objective, state.params, groups, [], converged=True, skipped=size > 0)
+        return state, report(learner.objective, state.params, groups, [], converged=True, skipped=size > 0)
 
-    every = check_every or (1 if compile == "off" and groups[0].active.device.type == "cpu" else _BLOCK)
+    every = check_every or (1 if compile == "off" and groups[0].active.device.type == "cpu" else _MOST)
     progress = begin(state, groups[0].active.device)
     seen: list[Row] = []
     waiting: list[Minibatch] = []
     room, converged = 0, False
     while len(seen) < replay_steps and not converged:
         if not waiting:
-            keys = [fold_in(seed, "replay", i) for i in _next_iterations(len(seen) + 1, every, replay_steps)]
+            keys = [
+                fold_in(seed, "replay", i)
+                for i in _next_iterations(len(seen) + 1, every, replay_steps, learner.rooms.block)
+            ]
             waiting = draw_minibatches(groups, replay_batch_size, keys, fixed_shapes=compile != "off")
         iterate = build_iteration(learner, loss_on, convergence, room, compile)
         progress, judged, code = run_until_stop(iterate, progress, waiting)
@@ -168,12 +171,12 @@ def generalize_on_trajectory(
         room = _next_room(learner, room, code, waiting[0].groups, seen)
         waiting = waiting[len(judged) :]
     state = state._replace(params=progress.params, opt_state=progress.opt_state)
-    return state, _report(learner.objective, state.params, groups, seen, converged=converged)
+    return state, report(learner.objective, state.params, groups, seen, converged=converged)
 
 
-def _next_iterations(first: int, every: int, last: int) -> range:
+def _next_iterations(first: int, every: int, last: int, block: int) -> range:
     """The iterations until the host looks again: never beyond a block, whatever ``every`` is."""
-    return range(first, 1 + min(first + every - 1, last, first + (-first % _BLOCK)))
+    return range(first, 1 + min(first + every - 1, last, first + (-first % block)))
 
 
 def _next_room(learner: Learner, room: int, code: int, batch: Groups, seen: list[Row]) -> int:
@@ -184,9 +187,10 @@ def _next_room(learner: Learner, room: int, code: int, batch: Groups, seen: list
     """
     if code == NO_ROOM:
         return 0
-    if len(seen) % _BLOCK or learner.update_some is None:
+    block, shares = learner.rooms
+    if len(seen) % block or learner.update_some is None:
         return room
-    return room_for(batch, max(int(row.pulling) for row in seen[-_BLOCK:]))
+    return room_for(batch, max(int(row.pulling) for row in seen[-block:]), shares)
 
 
 def evaluate_trajectory(
@@ -229,9 +233,22 @@ def _trajectory_passes(objective: Objective, params: Params, groups: Groups, bat
     return bool(info.accepted.all())
 
 
-def _report(
+def report(
     objective: Objective, params: Params, groups: Groups, seen: list[Row], *, converged: bool, skipped: bool = False
 ) -> ReplayInfo:
+    """What is said of a replay: of the whole trajectory at these parameters, and of every iteration.
+
+    Args:
+        objective: judges.
+        params: the parameters that are returned.
+        groups: the trajectory, T samples in all.
+        seen: what each iteration saw.
+        converged: whether it did.
+        skipped: whether the trajectory was too small.
+
+    Returns:
+        `ReplayInfo`.
+    """
     columns = torch.tensor([row[2:] for row in seen], dtype=torch.float64).reshape(-1, 5)
     history = ReplayHistory(*columns.unbind(1))
     if count_samples(groups) == 0:

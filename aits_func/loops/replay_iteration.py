@@ -56,7 +56,9 @@ class Row(NamedTuple):
 
 
 @remember
-def build_iteration(learner: Learner, loss_on: str, convergence: str, room: int, compile: str) -> Callable[..., Any]:
+def build_iteration(
+    learner: Learner, loss_on: str, convergence: str, room: int, compile: str, mapped: bool = False
+) -> Callable[..., Any]:
     """(`Progress`, `Minibatch`) -> (`Progress`, a tensor (7,) of what stands in `Row`), compiled if asked for.
 
     Args:
@@ -65,6 +67,7 @@ def build_iteration(learner: Learner, loss_on: str, convergence: str, room: int,
         convergence: "band", or any other word for "all accepted".
         room: samples of a group that may have a gradient, see `room_for`; 0 for all.
         compile: "auto", "on" or "off".
+        mapped: lift it over the members of an ensemble, a leading axis of everything.
     """
 
     def iterate(progress: Progress, batch: Minibatch) -> tuple[Progress, Tensor]:
@@ -74,7 +77,10 @@ def build_iteration(learner: Learner, loss_on: str, convergence: str, room: int,
             fits = pulling <= room
         else:
             state, (loss, info) = learner.update(state, batch.groups, loss_on)
-            pulling, fits = _count_pulling(learner.objective, batch, info, loss_on), torch.ones_like(progress.stops)
+            pulling, fits = (
+                _count_pulling(learner.aim or learner.objective, batch, info, loss_on),
+                torch.ones_like(progress.stops),
+            )
         passes = verdict(learner.objective, batch.groups, info, convergence) & progress.stops
         now = torch.where(passes, PASSED, torch.where(fits, GOING, NO_ROOM))
         code = torch.where(progress.code == GOING, now, progress.code)
@@ -83,7 +89,7 @@ def build_iteration(learner: Learner, loss_on: str, convergence: str, room: int,
         return Progress(params, opt_state, code, progress.stops), _row(code, pulling, loss, info, batch.real)
 
     label = "a training iteration" if room == 0 else "a training iteration with few gradients"
-    return build_engine(iterate, mode=compile, batched=(False, True), label=label)
+    return build_engine(iterate, mode=compile, batched=(False, True), label=label, mapped=mapped)
 
 
 def begin(state: TrainState, device: torch.device) -> Progress:

@@ -192,7 +192,7 @@ def test_a_result_has_its_batch_in_front_and_lies_as_the_next_call_wants_it(in_l
     assert (first.mass.shape, first.position.shape) == ((9, 3), (9, 3, 2))
     assert all(leaf.movedim(0, -1).is_contiguous() for leaf in first)
     to_last = engines._to_last
-    monkeypatch.setattr(engines, "_to_last", lambda leaf: seen.append((leaf, to_last(leaf))) or seen[-1][1])
+    monkeypatch.setattr(engines, "_to_last", lambda x, axis: seen.append((x, to_last(x, axis))) or seen[-1][1])
     second, *_ = engine(SCALE, first)
     assert [given is leaf for (given, _), leaf in zip(seen, first, strict=True)] == [True, True]
     assert [given.data_ptr() == lying.data_ptr() for given, lying in seen] == [True, True]  # nothing was moved

@@ -8,7 +8,14 @@ from torch.func import grad, vmap
 
 from aits_func.base import tree
 from aits_func.learning.optimizers import adam, sgd
-from aits_func.learning.transformations import apply_updates, chain, clip_by_global_norm, safe_root, skip_nonfinite
+from aits_func.learning.transformations import (
+    apply_updates,
+    chain,
+    clip_by_global_norm,
+    safe_root,
+    skip_nonfinite,
+    with_rate,
+)
 
 
 def make_grads(scale):
@@ -194,3 +201,54 @@ def test_updates_keep_the_dtype_of_the_parameters():
 def test_a_bound_that_is_no_bound_is_refused(value):
     with pytest.raises(ValueError, match=r"clip_by_global_norm: max_norm must be (> 0|finite) \(e.g. 1.0\), got "):
         clip_by_global_norm(value)
+
+
+# --- a rate in the state ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("inner", [adam, sgd])
+def test_a_rate_around_an_optimizer_of_rate_one_is_its_learning_rate(inner):
+    params, grads = make_grads(1.0), make_grads(0.3)
+    ours, theirs = with_rate(inner(1.0), 3e-2), inner(3e-2)
+    state, other = ours.init(params), theirs.init(params)
+    for _ in range(3):
+        updates, state = ours.update(grads, state, params)
+        expected, other = theirs.update(grads, other, params)
+        for one, two in zip(tree.leaves(updates), tree.leaves(expected), strict=True):
+            torch.testing.assert_close(one, two, rtol=1e-15, atol=0)  # two products in another order
+
+
+def test_members_with_rates_of_their_own_are_updated_as_alone():
+    params, grads = make_grads(1.0), make_grads(0.3)
+    optimizer = with_rate(adam(1.0))
+    rates = torch.tensor([1e-3, 1e-2], dtype=torch.float64)
+    state = optimizer.init(params)
+
+    def step(rate):
+        return optimizer.update(grads, state._replace(rate=rate), params)[0]
+
+    both = vmap(step)(rates)
+    for place, rate in enumerate(rates):
+        alone, _ = adam(float(rate)).update(grads, adam(1.0).init(params), params)
+        for one, two in zip(tree.leaves(both), tree.leaves(alone), strict=True):
+            torch.testing.assert_close(one[place], two, rtol=1e-14, atol=0)  # rounding of three products
+
+
+def test_updates_are_differentiated_by_the_rate():
+    params, grads = make_grads(1.0), make_grads(0.3)
+    optimizer = with_rate(sgd(1.0))
+    state = optimizer.init(params)
+
+    def decrease(rate):
+        after = apply_updates(params, optimizer.update(grads, state._replace(rate=rate), params)[0])
+        return sum((leaf * slope).sum() for leaf, slope in zip(tree.leaves(after), tree.leaves(grads), strict=True))
+
+    slope = grad(decrease)(torch.tensor(0.5, dtype=torch.float64))
+    expected = -sum(leaf.pow(2).sum() for leaf in tree.leaves(grads))
+    torch.testing.assert_close(slope, expected, rtol=1e-14, atol=0)  # the same sum
+
+
+@pytest.mark.parametrize("rate", [0.0, -1.0, math.nan, math.inf])
+def test_a_rate_that_is_none_is_refused(rate):
+    with pytest.raises(ValueError, match="with_rate: rate must be"):
+        with_rate(sgd(1.0), rate)

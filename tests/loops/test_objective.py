@@ -105,14 +105,14 @@ def test_the_loss_of_a_batch_in_which_nothing_failed_is_zero_with_gradient_zero(
 def test_the_band_is_the_one_that_was_asked_for():
     objective = build_objective(stub_step, E_lower=1e-3, E_upper=2e-3)
     assert (objective.E_lower, objective.E_upper) == (1e-3, 2e-3)
-    residual, _ = objective.residuals(stub_params(), (stub_group([0.5, 1.5, 20.0]),))
+    residual = objective.residuals(stub_params(), (stub_group([0.5, 1.5, 20.0]),))
     expected = [math.log(5e-4 / 1e-3), 0.0, math.log(2e-2 / 2e-3)]
     assert residual.tolist() == pytest.approx(expected, abs=1e-8)  # the guard 1e-12 beside 5e-4
 
 
 def test_residuals_squared_are_the_losses_and_an_inactive_sample_has_none():
     batch = (stub_group(DIFFICULTIES, active=[True, True, True, True, False]),)
-    residual, info = build_objective(stub_step).residuals(stub_params(), batch)
+    residual, info = build_objective(stub_step).judge(stub_params(), batch)
     expected = compute_single_step_loss(info.energy_error, info.dt, info.exploded)
     torch.testing.assert_close(residual[:4] ** 2, expected[:4], rtol=1e-15, atol=0)
     assert residual[0] < 0 < residual[3]  # the sign tells below from above

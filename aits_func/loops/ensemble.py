@@ -1,0 +1,199 @@
+"""Part 2 for an ensemble: K policies trained at once, by ``vmap`` over everything that differs between them.
+
+Members differ in their parameters and optimizer states, in the seeds of their minibatches, and, if wanted, in their
+trajectories. Whatever else may differ has to stand in the state, as a learning rate does in `with_rate`.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from ..base.check import require, require_choice
+from ..base.engine import MODES
+from ..base.rng import fold_in
+from ..base.tree import leaves, stack, take
+from ..base.types import Params, TrainState
+from .collect import init_train_state
+from .learner import Learner
+from .objective import LOSS_ON, Groups, as_groups, count_samples
+from .replay import ReplayInfo, report
+from .replay_iteration import PASSED, Minibatch, Progress, Row, begin, build_iteration, draw_minibatches
+
+CONVERGENCE = ("minibatch", "band")
+_CHUNK = 8  # iterations between two looks at the verdicts: frozen members go on costing what they cost
+
+
+class Spread(NamedTuple):
+    """A number over the members of an ensemble."""
+
+    least: float
+    median: float
+    most: float
+
+
+class EnsembleInfo(NamedTuple):
+    """The report of an ensemble: what `generalize_on_trajectory` would have said of every member."""
+
+    members: tuple[ReplayInfo, ...]
+
+    def spread(self, name: str) -> Spread:
+        """Least, median and most of one number of the members' reports, e.g. "band_rate" or "iterations".
+
+        Args:
+            name: a field of `ReplayInfo` that is a number.
+
+        Returns:
+            A `Spread`.
+
+        Raises:
+            ValueError: if no such number is reported.
+        """
+        known = tuple(key for key in ReplayInfo._fields if key != "history")
+        require_choice("EnsembleInfo.spread", "name", name, known)
+        values = torch.tensor([float(getattr(member, name)) for member in self.members], dtype=torch.float64)
+        return Spread(float(values.min()), float(values.quantile(0.5)), float(values.max()))
+
+
+def init_ensemble(init: Callable[[int], Params], learner: Learner, seeds: Sequence[int]) -> TrainState:
+    """One state for each seed, as one tree.
+
+    Args:
+        init: of a policy, a seed -> its parameters.
+        learner: whose optimizer the states are for.
+        seeds: K ≥ 1 of them.
+
+    Returns:
+        A `TrainState` without population, all leaves (K, ...).
+
+    Raises:
+        ValueError: if there is no seed.
+    """
+    require(len(seeds) > 0, "init_ensemble: seeds must name at least one member, e.g. range(32)")
+    return stack([init_train_state(init(seed), learner.optimizer) for seed in seeds])
+
+
+def generalize_ensemble(
+    states: TrainState,
+    trajectory: "Groups | list[Groups]",
+    *,
+    learner: Learner,
+    seeds: Sequence[int],
+    replay_batch_size: int = 512,
+    replay_steps: int = 1000,
+    loss_on: str = "failed",
+    convergence: str = "minibatch",
+    compile: str = "off",
+) -> tuple[TrainState, EnsembleInfo]:
+    """Train K policies at once, each until a whole minibatch of its own passes.
+
+    Every member does what `generalize_on_trajectory` does with its state, its trajectory and its seed, and ends with
+    the same parameters within rounding; one that has converged is frozen while the others go on.
+
+    Args:
+        states: leaves (K, ...), e.g. from `init_ensemble`.
+        trajectory: T samples that all members share, or a list of K trajectories of one shape.
+        learner: objective and optimizer.
+        seeds: the key of each member's draws, K of them.
+        replay_batch_size: ≥ 1, for each member.
+        replay_steps: at most this many iterations of each, ≥ 1.
+        loss_on: "failed" or "all" samples of the minibatch.
+        convergence: "minibatch": all of it accepted; "band": all of it inside [E_lower, E_upper].
+        compile: "on", "auto" (where there is a compiler) or "off".
+
+    Returns:
+        (states, `EnsembleInfo`). Of a member that did not converge, the parameters after its last update.
+
+    Raises:
+        ValueError: if numbers of members differ, trajectories differ in shape or are empty, a number is < 1, or a word
+            is not one of those above.
+    """
+    _check(states, trajectory, seeds, replay_batch_size, replay_steps, loss_on, convergence, compile)
+    own = [as_groups(each) for each in _as_list(trajectory)]
+    iterate = build_iteration(learner, loss_on, convergence, 0, compile, mapped=True)
+    progress = begin(states, own[0][0].active.device)
+    progress = progress._replace(code=progress.code.expand(len(seeds)), stops=progress.stops.expand(len(seeds)))
+    seen: list[list[Row]] = [[] for _ in seeds]
+    for first in range(1, replay_steps + 1, _CHUNK):
+        numbers = range(first, min(first + _CHUNK, replay_steps + 1))
+        batches = _draw(own, seeds, numbers, replay_batch_size, compile != "off")
+        progress, rows = _run(iterate, progress, batches)
+        for member, its_rows in zip(seen, rows.transpose(0, 1).tolist(), strict=True):  # the host sync of a chunk
+            _take_note(member, [Row._make(row) for row in its_rows])
+        if all(_converged(member) for member in seen):
+            break
+    states = states._replace(params=progress.params, opt_state=progress.opt_state)
+    members = [
+        report(learner.objective, take(progress.params, k), own[k % len(own)], member, converged=_converged(member))
+        for k, member in enumerate(seen)
+    ]
+    return states, EnsembleInfo(tuple(members))
+
+
+def _as_list(trajectory: "Groups | list[Groups]") -> list[Groups]:
+    return trajectory if isinstance(trajectory, list) else [trajectory]
+
+
+def _run(iterate: Callable, progress: Progress, batches: list[Minibatch]) -> tuple[Progress, Tensor]:
+    """Some iterations of all members; rows (iterations, K, 7)."""
+    rows = []
+    for batch in batches:
+        progress, row = iterate(progress, batch)
+        rows.append(row)
+    return progress, torch.stack(rows)
+
+
+def _take_note(member: list[Row], rows: list[Row]) -> None:
+    """Add what was judged of a member until it passed."""
+    for row in rows:
+        if _converged(member):
+            return
+        member.append(row)
+
+
+def _converged(member: list[Row]) -> bool:
+    return bool(member) and member[-1].code == PASSED
+
+
+def _draw(
+    own: list[Groups], seeds: Sequence[int], numbers: Sequence[int], batch_size: int, fixed_shapes: bool
+) -> list[Minibatch]:
+    """One minibatch of all members for every iteration, leaves (K, b, ...): each member's own draws."""
+    keys = [[fold_in(seed, "replay", number) for seed in seeds] for number in numbers]
+    flat = [key for row in keys for key in row]
+    if len(own) == 1:
+        drawn = draw_minibatches(own[0], batch_size, flat, fixed_shapes=fixed_shapes)
+    else:
+        drawn = [
+            draw_minibatches(own[place % len(own)], batch_size, [key], fixed_shapes=fixed_shapes)[0]
+            for place, key in enumerate(flat)
+        ]
+    count = len(seeds)
+    return [stack(drawn[start : start + count]) for start in range(0, len(drawn), count)]
+
+
+def _check(
+    states: TrainState,
+    trajectory: "Groups | list[Groups]",
+    seeds: Sequence[int],
+    batch_size: int,
+    steps: int,
+    loss_on: str,
+    convergence: str,
+    compile: str,
+) -> None:
+    where, members = "generalize_ensemble", len(seeds)
+    rows = {leaf.shape[0] if leaf.ndim else 0 for leaf in leaves((states.params, states.opt_state))}
+    require(rows == {members}, f"{where}: states must have leaves ({members}, ...), a row per seed; see init_ensemble")
+    if isinstance(trajectory, list):
+        count = len(trajectory)
+        require(count == members, f"{where}: {count} trajectories for {members} seeds; give one each")
+    shapes = {tuple(x.shape for x in leaves(as_groups(each))) for each in _as_list(trajectory)}
+    require(len(shapes) == 1, f"{where}: the trajectories must have one shape; cut them to the shortest")
+    require(count_samples(_as_list(trajectory)[0]) > 0, f"{where}: the trajectory is empty; collect one first")
+    require_choice(where, "loss_on", loss_on, LOSS_ON)
+    require_choice(where, "convergence", convergence, CONVERGENCE)
+    require_choice(where, "compile", compile, MODES)
+    require(batch_size >= 1, f"{where}: replay_batch_size must be >= 1, got {batch_size}")
+    require(steps >= 1, f"{where}: replay_steps must be >= 1, got {steps}")

@@ -1,0 +1,124 @@
+"""Learners by Levenberg–Marquardt: on three bodies, with gradients of the same objective as oracle."""
+
+import shutil
+
+import pytest
+import torch
+from torch.func import grad, vmap
+
+from aits_func.base.tree import leaves, map_leaves, take
+from aits_func.learning.least_squares import levenberg_marquardt
+from aits_func.learning.optimizers import adam
+from aits_func.loops.collect import init_train_state
+from aits_func.loops.learner import build_learner
+from aits_func.loops.replay import generalize_on_trajectory
+from aits_func.physics.gravity import build_gravity
+from aits_func.physics.initial_conditions import gaussian_cluster
+from aits_func.physics.integrators import build_leapfrog_kdk
+from aits_func.physics.pair_criteria import p_norm
+from aits_func.timestep.features import build_features
+from aits_func.timestep.policy import build_mlp_policy
+from aits_func.timestep.step import build_step
+from aits_func.timestep.window import first_sample
+
+GRAVITY = build_gravity()
+
+
+def second_order(optimizer=None, **options):
+    """A learner by Levenberg–Marquardt, and its start."""
+    features, criterion = build_features("invariant", GRAVITY), p_norm(GRAVITY, eta=0.3)
+    policy = build_mlp_policy(features, timescale=criterion, hidden=(16,))
+    step = build_step(policy, GRAVITY, build_leapfrog_kdk(GRAVITY))
+    learner = build_learner(step, optimizer or levenberg_marquardt(), **options)
+    return learner, init_train_state(policy.init(0), learner.optimizer)
+
+
+def three_bodies(count=24, seed=0):
+    return (vmap(first_sample)(gaussian_cluster(seed, count, position_scale=1.0, velocity_scale=0.3)),)
+
+
+def test_a_second_order_step_lowers_the_loss_and_gradients_of_the_same_objective_agree():
+    learner, state = second_order()
+    batch = three_bodies()
+    losses = []
+    for _ in range(8):
+        state, (loss, _) = learner.update(state, batch, "all")
+        losses.append(float(loss))
+    # Twenty-four residuals and over a hundred parameters: all of them can vanish.
+    assert losses[-1] < 1e-6 * losses[0]
+    gradients = map_leaves(lambda leaf: leaf.mean(0), learner.objective.sample_gradients(state.params, batch, "all"))
+    whole = grad(lambda params: learner.objective.loss(params, batch, "all")[0])(state.params)
+    for ours, theirs in zip(leaves(gradients), leaves(whole), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize("on", ["failed", "all"])
+def test_second_order_steps_of_those_that_pull_are_those_of_all(on):
+    learner, state = second_order()
+    batch = three_bodies()
+    whole, (loss, _) = learner.update(state, batch, on)
+    some = learner.update_some(state, batch, on, 24)
+    assert int(some.pulling) <= 24
+    torch.testing.assert_close(some.loss, loss)
+    for ours, theirs in zip(leaves(some.state), leaves(whole), strict=True):
+        # Rows of the equations in another order.
+        torch.testing.assert_close(ours, theirs, rtol=1e-7, atol=1e-10)
+
+
+def test_only_failed_samples_are_linearised_where_only_they_count():
+    learner, state = second_order()
+    batch = three_bodies()
+    _, info = learner.objective.judge(state.params, batch)
+    failed = (take(batch[0], ~info.accepted),)
+    assert 0 < len(failed[0].active) < 24
+    ours, _ = learner.update(state, batch, "failed")
+    theirs, _ = learner.update(state, failed, "failed")
+    for a, b in zip(leaves(ours.params), leaves(theirs.params), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-7, atol=1e-10)  # rows of zeros more or less, and rounding
+
+
+def test_second_order_steps_aim_inside_the_band_and_gradients_at_its_edge():
+    learner, _ = second_order(E_lower=1e-6, E_upper=1e-2)
+    assert (learner.objective.E_lower, learner.objective.E_upper) == (1e-6, 1e-2)
+    assert (learner.aim.E_lower, learner.aim.E_upper) == (pytest.approx(1e-5), pytest.approx(1e-3))
+    at_the_edge, _ = second_order(margin=0.0)
+    assert at_the_edge.aim == at_the_edge.objective
+
+
+@pytest.mark.parametrize("margin", [-0.1, 0.5, float("nan")])
+def test_a_margin_that_leaves_no_band_is_refused(margin):
+    with pytest.raises(ValueError, match=r"build_learner: margin must be in \[0, 0.5\)"):
+        second_order(margin=margin)
+
+
+def test_eight_second_order_iterations_bring_more_samples_into_the_band_than_eighty_of_adam():
+    rates = []
+    for optimizer, count in ((levenberg_marquardt(), 8), (adam(1e-2), 80)):
+        learner, state = second_order(optimizer)
+        _, info = generalize_on_trajectory(
+            state, three_bodies(200), learner=learner, replay_batch_size=100, replay_steps=count, loss_on="all",
+            convergence="band",
+        )  # fmt: skip
+        rates.append(info.band_rate)
+    assert rates[0] > 0.95
+    assert rates[0] > rates[1]
+
+
+@pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler was found")
+def test_a_compiled_replay_by_second_order_steps_is_the_eager_one():
+    ends = []
+    for compile in ("off", "on"):
+        learner, state = second_order()
+        state, _ = generalize_on_trajectory(
+            state,
+            three_bodies(64),
+            learner=learner,
+            replay_batch_size=32,
+            replay_steps=3,
+            loss_on="all",
+            compile=compile,
+        )
+        ends.append(state.params)
+    for ours, theirs in zip(*map(leaves, ends), strict=True):
+        # Equations of condition 1e4, solved three times.
+        torch.testing.assert_close(ours, theirs, rtol=0, atol=1e-9)
