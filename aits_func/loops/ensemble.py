@@ -19,7 +19,7 @@ from .collect import init_train_state
 from .learner import Learner
 from .objective import LOSS_ON, Groups, as_groups, count_samples
 from .replay import ReplayInfo, report
-from .replay_iteration import PASSED, Minibatch, Progress, Row, begin, build_iteration, draw_minibatches
+from .replay_iteration import PASSED, Minibatch, Progress, Row, begin, build_iteration, draw_for_members
 
 CONVERGENCE = ("minibatch", "band")
 _CHUNK = 8  # iterations between two looks at the verdicts: frozen members go on costing what they cost
@@ -117,7 +117,8 @@ def generalize_ensemble(
     seen: list[list[Row]] = [[] for _ in seeds]
     for first in range(1, replay_steps + 1, _CHUNK):
         numbers = range(first, min(first + _CHUNK, replay_steps + 1))
-        batches = _draw(own, seeds, numbers, replay_batch_size, compile != "off")
+        keys = [[fold_in(seed, "replay", number) for seed in seeds] for number in numbers]
+        batches = draw_for_members(own, replay_batch_size, keys)
         progress, rows = _run(iterate, progress, batches)
         for member, its_rows in zip(seen, rows.transpose(0, 1).tolist(), strict=True):  # the host sync of a chunk
             _take_note(member, [Row._make(row) for row in its_rows])
@@ -154,23 +155,6 @@ def _take_note(member: list[Row], rows: list[Row]) -> None:
 
 def _converged(member: list[Row]) -> bool:
     return bool(member) and member[-1].code == PASSED
-
-
-def _draw(
-    own: list[Groups], seeds: Sequence[int], numbers: Sequence[int], batch_size: int, fixed_shapes: bool
-) -> list[Minibatch]:
-    """One minibatch of all members for every iteration, leaves (K, b, ...): each member's own draws."""
-    keys = [[fold_in(seed, "replay", number) for seed in seeds] for number in numbers]
-    flat = [key for row in keys for key in row]
-    if len(own) == 1:
-        drawn = draw_minibatches(own[0], batch_size, flat, fixed_shapes=fixed_shapes)
-    else:
-        drawn = [
-            draw_minibatches(own[place % len(own)], batch_size, [key], fixed_shapes=fixed_shapes)[0]
-            for place, key in enumerate(flat)
-        ]
-    count = len(seeds)
-    return [stack(drawn[start : start + count]) for start in range(0, len(drawn), count)]
 
 
 def _check(

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..base.engine import build_engine, remember
 from ..base.rng import generator
-from ..base.tree import leaves, map_leaves, replace_leaves, select
+from ..base.tree import concatenate, leaves, map_leaves, replace_leaves, select, stack
 from ..base.types import Params, Sample, StepInfo, TrainState
 from .learner import Learner
 from .objective import Groups, Objective, chosen_samples, count_samples, pick
@@ -145,15 +145,42 @@ def draw_minibatches(
     if not fixed_shapes:
         batches = [pick(trajectory, order) for order in orders]
         return [Minibatch(groups, torch.cat([torch.ones_like(x.active) for x in groups])) for groups in batches]
+    return _filled(trajectory, orders, size, batch_size, torch.zeros(len(seeds), 1, dtype=torch.int64))
+
+
+def draw_for_members(
+    trajectories: Sequence[Groups], batch_size: int, seeds: Sequence[Sequence[int]]
+) -> list[Minibatch]:
+    """What `draw_minibatches` draws with fixed shapes, for the members of an ensemble.
+
+    Args:
+        trajectories: one for each of K members, of one shape, or one for all of them.
+        batch_size: at most this many samples for each member.
+        seeds: for every minibatch, the keys of all members.
+
+    Returns:
+        For every row of seeds a `Minibatch` with leaves (K, b, ...).
+    """
+    size, count = count_samples(trajectories[0]), len(seeds[0])
+    orders = torch.stack([draw_order(size, batch_size, seed) for row in seeds for seed in row])
+    member = torch.arange(count).repeat(len(seeds))[:, None] % len(trajectories)
+    whole = tuple(concatenate(same) for same in zip(*trajectories, strict=True))
+    drawn = _filled(whole, orders, size, batch_size, member)
+    return [stack(drawn[first : first + count]) for first in range(0, len(drawn), count)]
+
+
+def _filled(trajectory: Groups, orders: Tensor, size: int, batch_size: int, member: Tensor) -> list[Minibatch]:
+    """The rows (K, b) of some trajectories of one shape, group by group behind each other; member (K, 1) says which."""
     pieces, start = [], 0
+    members = sum(len(group.active) for group in trajectory) // size
     for group in trajectory:
-        length = len(group.active)
+        length = len(group.active) // members
         rows, real = _rows_of(orders, start, length, size, batch_size)
-        pieces.append((_gather(group, rows, real), real.to(group.active.device)))
+        pieces.append((_gather(group, rows + length * member, real), real.to(group.active.device)))
         start += length
     return [
         Minibatch(tuple(group[k] for group, _ in pieces), torch.cat([real[k] for _, real in pieces]))
-        for k in range(len(seeds))
+        for k in range(len(orders))
     ]
 
 
