@@ -8,20 +8,20 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import torch
-from torch import Tensor
 
 from ..base.check import require, require_choice
 from ..base.engine import MODES
 from ..base.rng import fold_in
-from ..base.tree import leaves, stack, take
+from ..base.tree import concatenate, leaves, stack, take
 from ..base.types import Params, TrainState
 from .collect import init_train_state
 from .learner import Learner
 from .objective import LOSS_ON, Groups, as_groups, count_samples
 from .replay import ReplayInfo, report
-from .replay_iteration import PASSED, Minibatch, Progress, Row, begin, build_iteration, draw_for_members
+from .replay_iteration import PASSED, Progress, Row, begin, build_iteration, draw_for_members
 
 CONVERGENCE = ("minibatch", "band")
+_PACK = 4  # members that are compiled together: what lies between two loops of more does not fit into a core's cache
 _CHUNK = 8  # iterations between two looks at the verdicts: frozen members go on costing what they cost
 
 
@@ -112,37 +112,53 @@ def generalize_ensemble(
     _check(states, trajectory, seeds, replay_batch_size, replay_steps, loss_on, convergence, compile)
     own = [as_groups(each) for each in _as_list(trajectory)]
     iterate = build_iteration(learner, loss_on, convergence, 0, compile, mapped=True)
-    progress = begin(states, own[0][0].active.device)
-    progress = progress._replace(code=progress.code.expand(len(seeds)), stops=progress.stops.expand(len(seeds)))
-    seen: list[list[Row]] = [[] for _ in seeds]
-    for first in range(1, replay_steps + 1, _CHUNK):
-        numbers = range(first, min(first + _CHUNK, replay_steps + 1))
-        keys = [[fold_in(seed, "replay", number) for seed in seeds] for number in numbers]
-        batches = draw_for_members(own, replay_batch_size, keys)
-        progress, rows = _run(iterate, progress, batches)
-        for member, its_rows in zip(seen, rows.transpose(0, 1).tolist(), strict=True):  # the host sync of a chunk
-            _take_note(member, [Row._make(row) for row in its_rows])
-        if all(_converged(member) for member in seen):
-            break
-    states = states._replace(params=progress.params, opt_state=progress.opt_state)
+    ends, seen = [], []
+    for pack in _packs(len(seeds), 0 if compile == "off" else _PACK):
+        rows = torch.tensor(pack, device=own[0][0].active.device)
+        theirs = own if len(own) == 1 else [own[k] for k in pack]
+        keys = [seeds[k] for k in pack]
+        end, noted = _train(iterate, take(states, rows), theirs, keys, replay_batch_size, replay_steps)
+        ends.append(end)
+        seen += noted
+    last = take(concatenate(ends), slice(0, len(seeds)))  # the last pack may have been filled up
+    states = states._replace(params=last.params, opt_state=last.opt_state)
     members = [
-        report(learner.objective, take(progress.params, k), own[k % len(own)], member, converged=_converged(member))
-        for k, member in enumerate(seen)
+        report(learner.objective, take(last.params, k), own[k % len(own)], seen[k], converged=_converged(seen[k]))
+        for k in range(len(seeds))
     ]
     return states, EnsembleInfo(tuple(members))
 
 
+def _packs(members: int, most: int) -> list[list[int]]:
+    """Which members are trained together: all, or packs of one size, the last filled up with the last member."""
+    count = -(-members // most) if most else 1
+    size = -(-members // count)
+    return [[min(k, members - 1) for k in range(first, first + size)] for first in range(0, count * size, size)]
+
+
+def _train(
+    iterate: Callable, states: TrainState, own: list[Groups], seeds: Sequence[int], batch_size: int, steps: int
+) -> tuple[Progress, list[list[Row]]]:
+    """The members of a pack until all have converged: where they are, and what each saw."""
+    progress = begin(states, own[0][0].active.device)
+    progress = progress._replace(code=progress.code.expand(len(seeds)), stops=progress.stops.expand(len(seeds)))
+    seen: list[list[Row]] = [[] for _ in seeds]
+    for first in range(1, steps + 1, _CHUNK):
+        numbers = range(first, min(first + _CHUNK, steps + 1))
+        keys = [[fold_in(seed, "replay", number) for seed in seeds] for number in numbers]
+        rows = []
+        for batch in draw_for_members(own, batch_size, keys):
+            progress, row = iterate(progress, batch)
+            rows.append(row)
+        for member, its_rows in zip(seen, torch.stack(rows, 1).tolist(), strict=True):  # the host sync of a chunk
+            _take_note(member, [Row._make(row) for row in its_rows])
+        if all(map(_converged, seen)):
+            break
+    return progress, seen
+
+
 def _as_list(trajectory: "Groups | list[Groups]") -> list[Groups]:
     return trajectory if isinstance(trajectory, list) else [trajectory]
-
-
-def _run(iterate: Callable, progress: Progress, batches: list[Minibatch]) -> tuple[Progress, Tensor]:
-    """Some iterations of all members; rows (iterations, K, 7)."""
-    rows = []
-    for batch in batches:
-        progress, row = iterate(progress, batch)
-        rows.append(row)
-    return progress, torch.stack(rows)
 
 
 def _take_note(member: list[Row], rows: list[Row]) -> None:

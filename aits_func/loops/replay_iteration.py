@@ -12,7 +12,7 @@ from torch import Tensor
 
 from ..base.engine import build_engine, remember
 from ..base.rng import generator
-from ..base.tree import concatenate, leaves, map_leaves, replace_leaves, select, stack
+from ..base.tree import concatenate, leaves, map_leaves, replace_leaves, select
 from ..base.types import Params, Sample, StepInfo, TrainState
 from .learner import Learner
 from .objective import Groups, Objective, chosen_samples, count_samples, pick
@@ -165,22 +165,25 @@ def draw_for_members(
     orders = torch.stack([draw_order(size, batch_size, seed) for row in seeds for seed in row])
     member = torch.arange(count).repeat(len(seeds))[:, None] % len(trajectories)
     whole = tuple(concatenate(same) for same in zip(*trajectories, strict=True))
-    drawn = _filled(whole, orders, size, batch_size, member)
-    return [stack(drawn[first : first + count]) for first in range(0, len(drawn), count)]
+    return _filled(whole, orders, size, batch_size, member, together=count)
 
 
-def _filled(trajectory: Groups, orders: Tensor, size: int, batch_size: int, member: Tensor) -> list[Minibatch]:
+def _filled(
+    trajectory: Groups, orders: Tensor, size: int, batch_size: int, member: Tensor, together: int = 0
+) -> list[Minibatch]:
     """The rows (K, b) of some trajectories of one shape, group by group behind each other; member (K, 1) says which."""
     pieces, start = [], 0
     members = sum(len(group.active) for group in trajectory) // size
     for group in trajectory:
         length = len(group.active) // members
         rows, real = _rows_of(orders, start, length, size, batch_size)
-        pieces.append((_gather(group, rows + length * member, real), real.to(group.active.device)))
+        real = real.to(group.active.device)
+        picked = _gather(group, rows + length * member, real, together)
+        pieces.append((picked, (real.unflatten(0, (-1, together)) if together else real).unbind(0)))
         start += length
     return [
-        Minibatch(tuple(group[k] for group, _ in pieces), torch.cat([real[k] for _, real in pieces]))
-        for k in range(len(orders))
+        Minibatch(tuple(group[k] for group, _ in pieces), torch.cat([real[k] for _, real in pieces], -1))
+        for k in range(len(pieces[0][0]))
     ]
 
 
@@ -241,8 +244,8 @@ def _width(most: int, length: int, size: int, batch_size: int) -> int:
     return _WIDTH * -(-max(most, int(usual)) // _WIDTH)
 
 
-def _gather(group: Sample, rows: Tensor, real: Tensor) -> list[Sample]:
-    """The rows (K, W) of a group as K batches, inactive where they are not real."""
+def _gather(group: Sample, rows: Tensor, real: Tensor, together: int) -> list[Sample]:
+    """The rows (K, W) of a group as K batches, inactive where they are not real; or so many of them in each."""
     device = group.active.device
     index = rows.reshape(-1).to(device)
 
@@ -250,13 +253,15 @@ def _gather(group: Sample, rows: Tensor, real: Tensor) -> list[Sample]:
         return leaf.index_select(0, index).unflatten(0, rows.shape)
 
     picked = map_leaves(pick, group)
-    picked = picked._replace(active=picked.active & real.to(device))
-    columns = [_unbind(leaf) for leaf in leaves(picked)]
+    picked = picked._replace(active=picked.active & real)
+    if together:
+        picked = map_leaves(lambda leaf: leaf.unflatten(0, (-1, together)), picked)
+    columns = [_unbind(leaf, 2 if together else 1) for leaf in leaves(picked)]
     return [replace_leaves(picked, each) for each in zip(*columns, strict=True)]
 
 
-def _unbind(leaf: Tensor) -> list[Tensor]:
-    """(K, W, ...) as K arrays (W, ...) that lie batch-last."""
-    if leaf.ndim < 3:
+def _unbind(leaf: Tensor, axis: int) -> list[Tensor]:
+    """(K, ..., W, ...) with the samples in an axis as K arrays that lie batch-last."""
+    if leaf.ndim < axis + 2:
         return list(leaf.unbind(0))
-    return [each.movedim(-1, 0) for each in leaf.movedim(1, -1).contiguous().unbind(0)]
+    return [each.movedim(-1, axis - 1) for each in leaf.movedim(axis, -1).contiguous().unbind(0)]

@@ -8,6 +8,7 @@ from torch.func import vmap
 
 import aits_func as af
 from aits_func.base.tree import leaves, stack, take
+from aits_func.loops.ensemble import _packs
 from aits_func.loops.replay import ReplayInfo
 
 needs_compiler = pytest.mark.skipif(shutil.which("g++") is None, reason="no C++ compiler was found")
@@ -62,6 +63,29 @@ def test_members_end_where_they_would_have_ended_alone(own, compile):
         states, trajectories if own else trajectories[0], learner=learner, seeds=SEEDS, compile=compile, **OPTIONS
     )
     assert_members_are(states, info, one_by_one(policy, learner, trajectories))
+
+
+def test_packs_of_members_give_what_all_at_once_gave_and_the_last_may_be_filled_up(monkeypatch):
+    policy, learner = policy_and_learner()
+    monkeypatch.setattr("aits_func.loops.ensemble._packs", lambda members, most: [[0, 1], [2, 2]])
+    trajectories = [trajectory(seed) for seed in SEEDS]
+    states = af.init_ensemble(policy.init, learner, SEEDS)
+    states, info = af.generalize_ensemble(states, trajectories, learner=learner, seeds=SEEDS, **OPTIONS)
+    assert len(info.members) == len(states.params["criterion"]["log_eta"]) == 3
+    assert_members_are(states, info, one_by_one(policy, learner, trajectories))
+
+
+@pytest.mark.parametrize(
+    ("members", "most", "packs"),
+    [
+        (3, 0, [[0, 1, 2]]),
+        (3, 4, [[0, 1, 2]]),
+        (8, 4, [[0, 1, 2, 3], [4, 5, 6, 7]]),
+        (5, 4, [[0, 1, 2], [3, 4, 4]]),
+    ],
+)
+def test_members_are_packed_evenly(members, most, packs):
+    assert _packs(members, most) == packs
 
 
 def test_members_see_systems_of_several_sizes():
