@@ -167,6 +167,8 @@ def measure() -> list[Row | Missing]:
     for start in STARTS:
         ours, ours_eager = (follow(second_order, samples, start, mode, LIMIT) for mode in ("on", "off"))
         show(f"start {start}, Levenberg-Marquardt", ours)
+        edge = build_learner(af.levenberg_marquardt(), 0.0)
+        show(f"start {start}, the same aiming at the edge, eager", follow(edge, samples, start, "off", 32))
         for name, margin in (("the best Adam", 0.0), ("the best Adam, aiming inside", MARGIN)):
             rate, theirs = best_of_adam(samples, start, margin)
             show(f"start {start}, {name}: {rate:g}", theirs)

@@ -96,7 +96,10 @@ RANGES = {
     "no systems": ({"systems": []}, "systems must name at least one source"),
     "unknown key": ({"epoch": 3}, "[train]: unknown key 'epoch'; did you mean 'epochs'?"),
     "another type": ({"epochs": "three"}, "[train]: epochs must be a whole number, got 'three'"),
-    "another word": ({"optimizer": "adamm"}, "optimizer must be one of sgd, adam, adamw, got 'adamm'; did you mean"),
+    "another word": (
+        {"optimizer": "adamm"},
+        "optimizer must be one of sgd, adam, adamw, levenberg_marquardt, got 'adamm'; did you mean",
+    ),
     "another way to compile": ({"compile": "yes"}, "compile must be one of auto, on, off, got 'yes'"),
     "momentum": ({"optimizer": "sgd", "momentum": 1.0}, "momentum must be in [0, 1)"),
     "no period": ({"stop_at_period": True, "systems": ["pythagorean"]}, "none is known for pythagorean"),

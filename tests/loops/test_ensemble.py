@@ -53,8 +53,11 @@ def assert_members_are(states, info, ends):
         torch.testing.assert_close(info.members[place].history.loss, report.history.loss, rtol=1e-6, atol=1e-12)
 
 
-@pytest.mark.parametrize("compile", ["off", pytest.param("on", marks=needs_compiler)])
-@pytest.mark.parametrize("own", [False, True], ids=["one trajectory", "trajectories of their own"])
+@pytest.mark.parametrize(
+    ("own", "compile"),
+    [(False, "off"), (True, "off"), pytest.param(True, "on", marks=needs_compiler)],
+    ids=["one trajectory", "trajectories of their own", "the same compiled"],
+)
 def test_members_end_where_they_would_have_ended_alone(own, compile):
     policy, learner = policy_and_learner()
     trajectories = [trajectory(seed) for seed in SEEDS] if own else [trajectory()]
