@@ -22,14 +22,13 @@ from aits_func.base.tree import map_leaves
 from aits_func.base.types import Params
 from aits_func.loops.learner import room_for
 from aits_func.loops.replay_iteration import (
-    NO_ROOM,
     Minibatch,
     Progress,
     begin,
+    build_count,
     build_iteration,
     draw_minibatches,
     in_band,
-    run_until_stop,
 )
 from benchmarks.replay import looped
 from benchmarks.timing import Missing, Row, main, row, seconds
@@ -88,14 +87,15 @@ def follow(
         state = state._replace(opt_state=(torch.tensor(rate, dtype=torch.float64), state.opt_state[1]))
     progress = begin(state, torch.device("cpu"))
     progress = progress._replace(stops=torch.zeros_like(progress.stops))  # a minibatch that passes does not end it
+    (first,) = draw_minibatches((samples,), BATCH, [0], fixed_shapes=fixed)
     for share in (0, *learner.rooms.shares):  # compile
-        room = BATCH // share if share else 0
-        iteration(learner, mode, room)(progress, *draw_minibatches((samples,), BATCH, [0], fixed_shapes=fixed))
-    curve, spent, room = Curve([], [], []), 0.0, 0
+        iteration(learner, mode, BATCH // share if share else 0)(progress, first)
+    build_count(learner, "all", mode)(progress.params, first)
+    curve, spent = Curve([], [], []), 0.0
     for done in range(0, limit, every):
         began = time.perf_counter()
         batches = draw_minibatches((samples,), BATCH, range(done, done + every), fixed_shapes=fixed)
-        progress, room = _advance(learner, mode, progress, batches, room)
+        progress = _advance(learner, mode, progress, batches)
         spent += time.perf_counter() - began
         for column, value in zip(curve, (done + every, spent, judge(progress.params, samples)), strict=True):
             column.append(value)
@@ -109,18 +109,15 @@ def iteration(learner: af.Learner, mode: str, room: int) -> Callable[..., Any]:
     return build_iteration(learner, "all", "minibatch", room, mode)
 
 
-def _advance(
-    learner: af.Learner, mode: str, progress: Progress, batches: list[Minibatch], room: int
-) -> tuple[Progress, int]:
-    """These minibatches, with room for as many slopes as there are, and the room for the next one."""
-    waiting = batches
-    while waiting:
-        progress, judged, code = run_until_stop(iteration(learner, mode, room), progress, waiting)
-        waiting = waiting[len(judged) :]
-        room = 0 if code == NO_ROOM else room
-    if learner.rooms.block == 1:
-        room = room_for(batches[-1].groups, int(judged[-1].pulling), learner.rooms.shares)
-    return progress, room
+def _advance(learner: af.Learner, mode: str, progress: Progress, batches: list[Minibatch]) -> Progress:
+    """These minibatches; by second-order steps with room for as many slopes as there are."""
+    room = 0
+    for batch in batches:
+        if learner.rooms.block == 1:
+            pulling = int(build_count(learner, "all", mode)(progress.params, batch))
+            room = room_for(batch.groups, pulling, learner.rooms.shares)
+        progress, _ = iteration(learner, mode, room)(progress, batch)
+    return progress
 
 
 @functools.cache

@@ -1,23 +1,27 @@
 """Other people's optimizers as a pair (init, update), and the objective as other people's problem.
 
 Those of ``torch.optim`` and of TorchOpt fit the pair, and with it every loop here. LBFGS and SciPy own their loop: they
-are handed the objective, see `flatten_problem`. Neither TorchOpt nor SciPy is imported here.
+are handed the objective, see `flatten_problem`. Neither TorchOpt nor SciPy is imported here, and NumPy only by what
+gives and takes its arrays.
 """
 
 from collections.abc import Callable, Iterable
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import numpy
 import torch
 from torch import Tensor
 from torch.func import grad_and_value
 
-from ..base.check import require
-from ..base.engine import build_engine, is_tracked
-from ..base.tree import leaves, replace_leaves
+from ..base.check import require, require_choice
+from ..base.engine import build_engine, is_traced, is_tracked
+from ..base.tree import leaves, named_leaves, replace_leaves
 from ..base.types import Params
 from ..learning.transformations import GradientTransformation
-from ..loops.objective import Groups, Objective
+from ..loops.objective import LOSS_ON, Groups, Objective
+from .extras import load_extra
+
+if TYPE_CHECKING:
+    from numpy import ndarray
 
 
 class TorchOptimizerState(NamedTuple):
@@ -35,8 +39,8 @@ def from_torch_optimizer(build: Callable[[Iterable[Tensor]], torch.optim.Optimiz
 
     Every update builds the optimizer anew, around copies of the parameters, with the memory that stands in the state:
     nothing is written in place, and the state goes into a checkpoint like any other. It costs some milliseconds, and it
-    passes no transform and no compiler (``compile = "auto"`` runs it eagerly and says so); where that matters,
-    `build_optimizer` has the usual ones.
+    passes no transform and no compiler (``compile = "auto"`` runs it eagerly and says why), and so trains no ensemble;
+    where that matters, `build_optimizer` has the usual ones.
 
     Args:
         build: from a list of parameters to the optimizer, e.g. ``lambda params: torch.optim.RMSprop(params, lr=1e-3)``.
@@ -47,12 +51,13 @@ def from_torch_optimizer(build: Callable[[Iterable[Tensor]], torch.optim.Optimiz
 
     Raises:
         ValueError: by ``init`` if the optimizer keeps something that is no tensor, or wants its loss evaluated again,
-            as LBFGS does; by ``update`` inside a transform of `torch.func`.
+            as LBFGS does; by both inside a transform of `torch.func` or while a compiler looks on.
     """
 
     def init(params: Params) -> TorchOptimizerState:
         copies = [leaf.detach().clone() for leaf in leaves(params)]
         require(len(copies) > 0, "from_torch_optimizer: params must hold at least one tensor, got an empty tree")
+        _require_plain(copies)
         optimizer = build(copies)
         require(
             not isinstance(optimizer, torch.optim.LBFGS),
@@ -66,11 +71,7 @@ def from_torch_optimizer(build: Callable[[Iterable[Tensor]], torch.optim.Optimiz
         )
 
     def update(grads: Params, state: TorchOptimizerState, params: Params) -> tuple[Params, TorchOptimizerState]:
-        given = [*leaves(params), *leaves(grads)]
-        require(
-            not any(map(is_tracked, given)),
-            "from_torch_optimizer: torch.optim works in place, inside no transform of torch.func; use build_optimizer",
-        )
+        _require_plain([*leaves(params), *leaves(grads), *leaves(state)])
         with torch.no_grad():
             copies = [leaf.clone() for leaf in leaves(params)]
             optimizer = build(copies)
@@ -84,6 +85,15 @@ def from_torch_optimizer(build: Callable[[Iterable[Tensor]], torch.optim.Optimiz
         return replace_leaves(params, steps), TorchOptimizerState(torch.zeros_like(state.fresh), memory)
 
     return GradientTransformation(init, update)
+
+
+def _require_plain(given: list[Tensor]) -> None:
+    """Refuse in words what would else end in torch's own, or in a graph that has forgotten the memory."""
+    require(
+        not is_traced() and not any(map(is_tracked, given)),
+        "from_torch_optimizer: torch.optim works in place, inside no transform of torch.func and no compiler; "
+        "use build_optimizer",
+    )
 
 
 def _memory(optimizer: torch.optim.Optimizer, copies: list[Tensor]) -> tuple[dict[str, Tensor], ...]:
@@ -108,12 +118,26 @@ def from_torchopt(optimizer: Any) -> GradientTransformation:
 
     Returns:
         A `GradientTransformation` with TorchOpt's own state. What passes transforms and compilers is TorchOpt's affair.
+        In 0.7.3 the bias corrections of its Adam are rounded to torch's default dtype: 1e-4 of a step in float32.
+
+    Raises:
+        ValueError: by ``init`` if the optimizer keeps numbers that are no tensors, as ``radam`` and ``adamax`` do.
     """
+
+    def init(params: Params) -> Any:
+        state = optimizer.init(params)
+        numbers = [name for name, leaf in named_leaves(state).items() if not isinstance(leaf, Tensor)]
+        require(
+            not numbers,
+            f"from_torchopt: the optimizer keeps a number that is no tensor (at {', '.join(numbers)}), which no loop "
+            "can carry; use another, or from_torch_optimizer",
+        )
+        return state
 
     def update(grads: Params, state: Any, params: Params) -> tuple[Params, Any]:
         return optimizer.update(grads, state, params=params, inplace=False)
 
-    return GradientTransformation(optimizer.init, update)
+    return GradientTransformation(init, update)
 
 
 class FlatProblem(NamedTuple):
@@ -122,11 +146,11 @@ class FlatProblem(NamedTuple):
     Shapes: x (P,), all float64 NumPy arrays; B samples.
     """
 
-    start: numpy.ndarray  # (P,)
-    residuals: Callable[[numpy.ndarray], numpy.ndarray]  # x -> (B,)
-    jacobian: Callable[[numpy.ndarray], numpy.ndarray]  # x -> (B, P)
-    loss_and_gradient: Callable[[numpy.ndarray], tuple[float, numpy.ndarray]]  # x -> mean square, (P,)
-    unflatten: Callable[[numpy.ndarray], Params]  # x -> parameters, in their dtype and on their device
+    start: "ndarray"  # (P,)
+    residuals: "Callable[[ndarray], ndarray]"  # x -> (B,)
+    jacobian: "Callable[[ndarray], ndarray]"  # x -> (B, P)
+    loss_and_gradient: "Callable[[ndarray], tuple[float, ndarray]]"  # x -> mean square, (P,)
+    unflatten: "Callable[[ndarray], Params]"  # x -> parameters, in their dtype and on their device
 
 
 def flatten_problem(
@@ -149,8 +173,12 @@ def flatten_problem(
         A `FlatProblem`.
 
     Raises:
-        ValueError: if ``params`` holds no tensor, or a word is not one of those above.
+        ValueError: if ``params`` holds no tensor, or a word is not one of those above; by each function if x has not
+            the shape (P,).
+        InputError: if NumPy is not installed, naming the extra that installs it.
     """
+    numpy = load_extra("numpy", "scipy")
+    require_choice("flatten_problem", "on", on, LOSS_ON)
     like = leaves(params)
     require(len(like) > 0, "flatten_problem: params must hold at least one tensor, got an empty tree")
     sizes = [leaf.numel() for leaf in like]
@@ -166,15 +194,18 @@ def flatten_problem(
     jacobian = engine(objective.jacobian, "a Jacobian")
     gradient = engine(slopes, "a gradient")
 
-    def unflatten(x: numpy.ndarray) -> Params:
-        pieces = torch.as_tensor(numpy.array(x, dtype=numpy.float64)).split(sizes)
+    def unflatten(x: "ndarray") -> Params:
+        vector = torch.as_tensor(numpy.array(x, dtype=numpy.float64))
+        shape = tuple(vector.shape)
+        require(shape == (sum(sizes),), f"flatten_problem: x must have shape (P,) = ({sum(sizes)},), got {shape}")
+        pieces = vector.split(sizes)
         return replace_leaves(params, [x.reshape(leaf.shape).to(leaf) for x, leaf in zip(pieces, like, strict=True)])
 
-    def rows(x: numpy.ndarray) -> numpy.ndarray:
+    def rows(x: "ndarray") -> "ndarray":
         _, tree = jacobian(unflatten(x), batch)
         return _as_numpy(torch.cat([leaf.reshape(leaf.shape[0], -1) for leaf in leaves(tree)], 1))
 
-    def loss_and_gradient(x: numpy.ndarray) -> tuple[float, numpy.ndarray]:
+    def loss_and_gradient(x: "ndarray") -> "tuple[float, ndarray]":
         grads, value = gradient(unflatten(x), batch)
         return float(value), _flat(grads)
 
@@ -183,9 +214,9 @@ def flatten_problem(
     )
 
 
-def _flat(tree: Params) -> numpy.ndarray:
+def _flat(tree: Params) -> "ndarray":
     return _as_numpy(torch.cat([leaf.detach().reshape(-1) for leaf in leaves(tree)]))
 
 
-def _as_numpy(x: Tensor) -> numpy.ndarray:
+def _as_numpy(x: Tensor) -> "ndarray":
     return x.detach().cpu().double().numpy()

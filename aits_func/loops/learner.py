@@ -26,7 +26,7 @@ from .objective import Groups, Objective, as_groups, build_objective, chosen_sam
 class Rooms(NamedTuple):
     """For how many samples with a gradient an update leaves room, see `room_for`: plain numbers."""
 
-    block: int  # iterations after which that is decided anew
+    block: int  # iterations after which that is decided anew; 1: before every one, by counting them
     shares: tuple[int, ...]  # parts of a minibatch that there may be room for
 
 

@@ -20,6 +20,7 @@ from .replay_iteration import (
     Minibatch,
     Row,
     begin,
+    build_count,
     build_iteration,
     countable_error,
     draw_minibatches,
@@ -151,6 +152,7 @@ def generalize_on_trajectory(
     progress = begin(state, groups[0].active.device)
     seen: list[Row] = []
     waiting: list[Minibatch] = []
+    count = build_count(learner, loss_on, compile) if learner.rooms.block == 1 else None
     room, converged = 0, False
     while len(seen) < replay_steps and not converged:
         if not waiting:
@@ -159,6 +161,9 @@ def generalize_on_trajectory(
                 for i in _next_iterations(len(seen) + 1, every, replay_steps, learner.rooms.block)
             ]
             waiting = draw_minibatches(groups, replay_batch_size, keys, fixed_shapes=compile != "off")
+        if count is not None:
+            pulling = int(count(progress.params, waiting[0]))
+            room = room_for(waiting[0].groups, pulling, learner.rooms.shares)
         iterate = build_iteration(learner, loss_on, convergence, room, compile)
         progress, judged, code = run_until_stop(iterate, progress, waiting)
         seen += judged

@@ -92,6 +92,18 @@ def build_iteration(
     return build_engine(iterate, mode=compile, batched=(False, True), label=label, mapped=mapped)
 
 
+@remember
+def build_count(learner: Learner, loss_on: str, compile: str) -> Callable[..., Any]:
+    """(parameters, `Minibatch`) -> how many samples of a group have a slope, at most: () int64, compiled if asked."""
+    aim = learner.aim or learner.objective
+
+    def count(params: Params, batch: Minibatch) -> Tensor:
+        _, info = aim.attempt(params, batch.groups)
+        return _count_pulling(aim, batch, info, loss_on)
+
+    return build_engine(count, mode=compile, batched=(False, True), label="a count of gradients")
+
+
 def begin(state: TrainState, device: torch.device) -> Progress:
     """Where the first iteration starts."""
     code = torch.full((), GOING, dtype=torch.int64, device=device)

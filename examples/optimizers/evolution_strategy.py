@@ -12,11 +12,11 @@ from torch.func import vmap
 
 from .problem import build_problem, loss_of, show
 
-POPULATION, GENERATIONS, SIZE, SHRINK = 64, 40, 0.3, 0.95
+POPULATION, GENERATIONS, SIZE, SHRINK = 32, 30, 0.3, 0.95
 
 
 def main() -> tuple[float, float]:
-    """Forty generations of 64."""
+    """Thirty generations of 32."""
     problem = build_problem()
     centre = problem.policy.init(0)
     before, generator = loss_of(problem, centre), torch.Generator().manual_seed(0)

@@ -11,7 +11,7 @@ import aits_func as af
 
 from .problem import Problem, build_problem, show
 
-UPDATES, META_STEPS, META_RATE = 20, 8, 0.5
+UPDATES, META_STEPS, META_RATE = 20, 4, 0.5
 
 
 def loss_after(problem: Problem, log_rate: Tensor) -> Tensor:
@@ -26,7 +26,7 @@ def loss_after(problem: Problem, log_rate: Tensor) -> Tensor:
 
 
 def main() -> tuple[float, float]:
-    """Eight steps of gradient descent on the logarithm of the learning rate, their length that of the sign."""
+    """Four steps of gradient descent on the logarithm of the learning rate, their length that of the sign."""
     problem, log_rate = build_problem(), torch.tensor(3e-3, dtype=torch.float64).log()
     before = float(loss_after(problem, log_rate))
     for _ in range(META_STEPS):

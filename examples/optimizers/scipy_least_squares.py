@@ -1,6 +1,6 @@
 """``scipy.optimize.least_squares`` is given residuals and their Jacobian, one row for every sample.
 
-pip install scipy
+pip install 'aits_func[scipy]'
 python -m examples.optimizers.scipy_least_squares
 """
 

@@ -1,6 +1,6 @@
 """``scipy.optimize.minimize`` is given the loss and its gradient.
 
-pip install scipy
+pip install 'aits_func[scipy]'
 python -m examples.optimizers.scipy_minimize
 """
 
