@@ -136,7 +136,7 @@ def test_a_compiled_replay_with_a_torch_optimizer_runs_eagerly():
         ends = [af.generalize_on_trajectory(state, samples, compile=mode, **options)[0] for mode in ("off", "auto")]
     assert all("torch.optim works in place" in event.reason for event in told if event.seconds is not None)
     assert told
-    with pytest.raises(ValueError, match='compile = "on": .* torch.optim works in place'):
+    with pytest.raises(ValueError, match=r'compile = "on": .* torch\.optim works in place'):
         af.generalize_on_trajectory(state, samples, compile="on", **options)
     for one, other in zip(*(leaves(end.params) for end in ends), strict=True):
         torch.testing.assert_close(one, other, rtol=0, atol=1e-12)  # the order of samples in memory
@@ -156,10 +156,11 @@ def test_optimizers_that_cannot_be_a_pair_are_refused():
 
 
 def test_an_ensemble_with_a_torch_optimizer_is_refused():
-    policy, step, _ = problem()
+    policy, step, samples = problem()
     learner = af.build_learner(step, from_torch_optimizer(lambda params: torch.optim.Adam(params, lr=1e-2)))
-    with pytest.raises(ValueError, match="inside no transform of torch.func"):
-        af.init_ensemble(policy.init, learner, range(2))
+    states = af.init_ensemble(policy.init, learner, range(2))
+    with pytest.raises(ValueError, match=r"inside no transform of torch\.func"):
+        af.generalize_ensemble(states, samples, learner=learner, seeds=range(2), replay_steps=2)
 
 
 def test_a_pair_in_the_form_of_torchopt_is_told_to_write_nothing_in_place():
