@@ -149,8 +149,9 @@ def test_optimizers_that_cannot_be_a_pair_are_refused():
     with pytest.raises(ValueError, match="params must hold at least one tensor"):
         from_torch_optimizer(lambda given: torch.optim.SGD(given, lr=1.0)).init(())
     optimizer = from_torch_optimizer(lambda given: torch.optim.SGD(given, lr=1.0))
+    state = optimizer.init(params)
     with pytest.raises(ValueError, match="inside no transform"):
-        grad(lambda x: optimizer.update({"x": x}, optimizer.init(params), params)[0]["x"].sum())(params["x"])
+        grad(lambda x: optimizer.update({"x": x}, state, params)[0]["x"].sum())(params["x"])
     with pytest.raises(ValueError, match="inside no transform"):
         vmap(lambda x: optimizer.init({"x": x}))(torch.ones(2, 3))
 
