@@ -4,7 +4,7 @@ import shutil
 
 import pytest
 import torch
-from torch.func import grad, vmap
+from torch.func import grad, jacrev, jvp, vmap
 
 from aits_func.base.tree import leaves, map_leaves, take
 from aits_func.base.types import StepInfo
@@ -127,3 +127,33 @@ def test_a_compiled_second_order_update_is_the_eager_one():
     assert float(ends[0].params["log_dt"]) < -1
     for ours, theirs in zip(*map(leaves, ends), strict=True):
         torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-12)  # sixteen equations in two parameters, damped
+
+
+def test_matrix_free_steps_lower_the_loss_of_three_bodies_like_dense_ones():
+    batch, ends = three_bodies(), []
+    for budget in (0, 2**25):
+        learner, state = second_order(levenberg_marquardt(budget=budget, iterations=40))
+        for _ in range(4):
+            state, _ = learner.update(state, batch, "all")
+        ends.append(float(learner.aim.loss(state.params, batch, "all")[0]))
+        start = float(learner.aim.loss(second_order()[1].params, batch, "all")[0])
+        # Conjugate gradients stop at a thousandth of their equations, and so does the decrease of a step.
+        assert ends[-1] < 1e-2 * start
+
+
+def test_the_jacobian_is_that_of_jacrev_and_products_with_the_hessian_that_of_the_gradient():
+    learner, state = second_order()
+    batch, objective = three_bodies(6), learner.objective
+    _, rows = objective.jacobian(state.params, batch)
+    for ours, theirs in zip(leaves(rows), leaves(jacrev(objective.residuals)(state.params, batch)), strict=True):
+        torch.testing.assert_close(ours, theirs, rtol=1e-9, atol=1e-11)
+
+    def slope(params):
+        return grad(lambda p: objective.loss(p, batch, "all")[0])(params)
+
+    direction, h = map_leaves(torch.sign, slope(state.params)), 1e-6
+    _, product = jvp(slope, (state.params,), (direction,))
+    above, below = (slope(map_leaves(lambda x, d, s=s: x + s * h * d, state.params, direction)) for s in (1.0, -1.0))
+    for ours, up, down in zip(*map(leaves, (product, above, below)), strict=True):
+        # h² of truncation, and 1e-12 of rounding over h, of numbers of order hundred.
+        torch.testing.assert_close(ours, (up - down) / (2 * h), rtol=1e-4, atol=1e-3)
