@@ -1,0 +1,1 @@
+"""The campaigns behind docs/reliability.md: faults, hostile files, edge numbers, long runs, repeatability."""
