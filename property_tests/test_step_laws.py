@@ -9,14 +9,14 @@ from torch.func import grad, vmap
 
 from aits_func.base import tree
 from aits_func.base.types import Sample, System
-from aits_func.learning.network import Layer
 from aits_func.loops.objective import build_objective
 from aits_func.physics.gravity import build_gravity
 from aits_func.physics.initial_conditions import binaries, gaussian_cluster, hierarchical_triple
 from aits_func.physics.integrators import INTEGRATORS, build_integrator
 from aits_func.physics.pair_criteria import p_norm
+from aits_func.testing import parameters, policies
 from aits_func.timestep.features import build_features
-from aits_func.timestep.policy import Policy, build_mlp_policy, build_residual_policy
+from aits_func.timestep.policy import Policy, build_residual_policy
 from aits_func.timestep.step import build_step
 from aits_func.timestep.window import first_sample, push
 
@@ -54,28 +54,6 @@ def samples(draw, history_len=0, max_count=4):
         moved = batch.position + 0.01 * (number + 1) * batch.velocity
         batch = batch._replace(position=moved, time=batch.time + 0.01 * (number + 1))
     return Sample(batch, windows, torch.zeros_like(batch.time), torch.ones_like(batch.time, dtype=torch.bool))
-
-
-@st.composite
-def policies(draw, gravity):
-    """(policy, its parameters in the midst of training, the history it wants)."""
-    vocabulary, history_len = draw(st.sampled_from([("invariant", 0), ("basic", 0), ("rich", 1), ("delta_mag", 2)]))
-    features, criterion = build_features(vocabulary, gravity, history_len=history_len), p_norm(gravity, eta=0.05)
-    build = draw(st.sampled_from(["residual", "mlp"]))
-    if build == "residual":
-        policy = build_residual_policy(features, criterion, hidden=(4,))
-    else:
-        policy = build_mlp_policy(features, timescale=criterion, hidden=(4,))
-    return policy, grown(policy.init(draw(seeds)), draw(seeds)), history_len
-
-
-def grown(params, seed):
-    make = torch.Generator().manual_seed(seed)
-    layers = [
-        Layer(*(0.3 * torch.randn(leaf.shape, generator=make, dtype=torch.float64) for leaf in layer))
-        for layer in params["network"]
-    ]
-    return {**params, "network": tuple(layers)}
 
 
 @st.composite
@@ -165,13 +143,13 @@ def test_nothing_is_changed_in_place_and_nothing_is_drawn(attempt):
     assert torch.equal(torch.get_rng_state(), generator)
 
 
-@given(attempts(softenings=(0.0,)), st.floats(-3, 3), st.floats(-3, 3))
-def test_a_step_of_dimensionless_features_is_the_same_in_any_units(attempt, log_length, log_mass):
+@given(st.data(), attempts(softenings=(0.0,)), st.floats(-3, 3), st.floats(-3, 3))
+def test_a_step_of_dimensionless_features_is_the_same_in_any_units(data, attempt, log_length, log_mass):
     gravity = build_gravity()
     features = build_features("invariant", gravity)
     policy = build_residual_policy(features, p_norm(gravity, eta=0.05), hidden=(4,))
     step = build_step(policy, gravity, build_integrator("leapfrog_kdk", gravity), energy_scale="kinetic")
-    params = grown(policy.init(0), 1)
+    params = data.draw(parameters(policy))
     systems = attempt[2].system
     length, mass = 10.0**log_length, 10.0**log_mass
     time = math.sqrt(length**3 / mass)
@@ -197,7 +175,7 @@ def exploding(policy):
 @given(st.data(), seeds)
 def test_one_exploded_sample_leaves_a_finite_gradient_which_is_that_of_the_others_and_its_own_push(data, seed):
     gravity = build_gravity(softening=0.05)
-    policy, params, _ = data.draw(policies(gravity).filter(lambda drawn: drawn[2] == 0))
+    policy, params, _ = data.draw(policies(gravity, ("residual", "mlp")).filter(lambda drawn: drawn.history_len == 0))
     step = build_step(exploding(policy), gravity, build_integrator("leapfrog_kdk", gravity), energy_scale="kinetic")
     objective, batch = build_objective(step), data.draw(samples())
     count = len(batch.active)

@@ -1,6 +1,5 @@
 """The laws of an integrator: what must hold of any one-step method with a step of given length."""
 
-import math
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -20,14 +19,14 @@ from ..physics.invariants import angular_momentum, centre_of_mass, linear_moment
 from ..physics.pair_criteria import p_norm
 from .draws import numbers
 from .frames import frames, in_units, seen_from, units
-from .law import Draw, Law, check_laws, demand, demand_close, demand_pure, demand_trees_close
+from .law import Draw, Law, check_laws, demand, demand_close, demand_pure, demand_trees_close, measured_order
 from .strategies import fields
 from .strategies import systems as any_systems
 
 _SOFTENINGS = st.sampled_from([0.0, 0.3])
 _SHORT = 0.1  # of the shortest time scale of a system: in a few such steps nothing comes much closer
-_LONGEST, _HALVINGS = 0.2, 10  # steps of the law of order, in the same unit, and how often they are halved
-_ROUNDED = 1e-11  # a difference of states below this share of the state is too much rounding to measure an order by
+_LONGEST = 0.2  # step of the law of order, in the same unit
+_ROUNDED = 2e-14  # a difference of states below this share of the state is rounding, and measures no order
 
 
 class _Subject(NamedTuple):
@@ -134,19 +133,17 @@ def _back(system: System) -> System:
 
 def _order(subject: _Subject, draw: Draw) -> None:
     case = _case(subject, draw, field=False)
-    unit = _shortest(case.gravity, case.system)
-    differences = []
-    for k in range(_HALVINGS):
-        dt = _LONGEST / 2**k * unit
-        one, two = evolve(case.integrator, case.system, dt), evolve(case.integrator, case.system, dt / 2, n_steps=2)
-        parts = torch.cat([(one.position - two.position) / unit, one.velocity - two.velocity])
-        differences.append(float(parts.norm() / torch.cat([case.system.position / unit, one.velocity]).norm()))
-    resolved = [d for d in differences if d > _ROUNDED]
-    if len(resolved) < 2:
-        return  # the method is exact for this system, or so good that roundings hide its error
-    seen = math.log2(resolved[-2] / resolved[-1]) - 1
-    # Half an order: what is left of the next term where rounding ends the series; a wrong method misses a whole one.
-    demand(seen > subject.order - 0.5, f"its order is {seen:.2f}, which is not {subject.order}")
+    seen = measured_order(lambda h: _half_steps_apart(case, h * case.dt), _LONGEST / _SHORT, _ROUNDED) - 1
+    # Less by 3/4: what is left of the next term where rounding ends the series; a wrong method misses a whole one.
+    demand(seen > subject.order - 0.75, f"its order is {seen:.2f}, which is not {subject.order}")
+
+
+def _half_steps_apart(case: _Case, dt: Tensor) -> Tensor:
+    """Distance in phase space between one step and two of half the length, relative to the state."""
+    unit = case.dt / _SHORT
+    one, two = evolve(case.integrator, case.system, dt), evolve(case.integrator, case.system, dt / 2, n_steps=2)
+    apart = torch.cat([(one.position - two.position) / unit, one.velocity - two.velocity]).norm()
+    return apart / torch.cat([case.system.position / unit, case.system.velocity]).norm()
 
 
 def _reversal(subject: _Subject, draw: Draw) -> None:

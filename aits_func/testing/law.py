@@ -5,6 +5,7 @@ systems it needs and raises `LawError` if the subject does not obey. The subject
 with what the laws have to know about it.
 """
 
+import math
 import re
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, TypeAlias, TypeVar
@@ -15,6 +16,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.strategies import DataObject
 from torch import Tensor
+from torch.func import vmap
 
 from ..base import tree
 from ..base.check import require
@@ -25,6 +27,8 @@ Draw: TypeAlias = Callable[..., Any]
 
 Law: TypeAlias = Callable[[Any, Draw], None]
 """``law(subject, draw)``, which raises `LawError` if the subject breaks it."""
+
+_OCTAVES = 8  # of step lengths, in which an order is measured
 
 
 class LawError(AssertionError):
@@ -148,6 +152,30 @@ def demand_pure(call: Callable[..., Tree], *arguments: Any) -> Tree:
         )
         demand(not leaf.requires_grad, "it returned a tensor with requires_grad; use torch.func.grad")
     return first
+
+
+def measured_order(error: Callable[[Tensor], Tensor], longest: float, rounded: float) -> float:
+    """With which power of the step an error falls: the highest between neighbouring octaves of steps.
+
+    Where the leading term happens to cancel with the next one, an error falls to nothing at one step length and rises
+    again, and long steps may not yet show the leading term. The largest of three errors in every octave and the highest
+    of the powers are fair to a method wherever that happens; a single example may so flatter one, but not all examples.
+
+    Args:
+        error: of one step of a length (), ≥ 0.
+        longest: of all steps; they go down from it over eight octaves.
+        rounded: an error below this is rounding.
+
+    Returns:
+        The power, or infinity if fewer than three octaves have an error that is not rounding: too few to tell.
+    """
+    thirds = torch.arange(3 * _OCTAVES, dtype=torch.float64) / 3
+    errors = vmap(error)(longest * 2**-thirds).reshape(_OCTAVES, 3).amax(1)
+    octaves = int((errors > rounded).int().cumprod(0).sum())
+    if octaves < 3:
+        return math.inf
+    powers = (errors[: octaves - 1] / errors[1:octaves]).log2()
+    return float(powers.max())
 
 
 def _same_bits(one: Tensor, other: Tensor) -> bool:
