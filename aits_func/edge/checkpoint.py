@@ -5,8 +5,10 @@ always whole: the old one or the new one.
 """
 
 import contextlib
+import hashlib
 import json
 import os
+import re
 import struct
 from pathlib import Path
 from typing import Any, NamedTuple, TypeVar
@@ -20,10 +22,11 @@ from .untrusted import InputError, cannot_read, check_tables, require_regular
 
 FORMAT = "aits_func checkpoint"
 VERSION = 1
-MAX_HEADER = 4 * 2**20
+MAX_HEADER = 2**20
 """Largest header that is read, in bytes: names, shapes and metadata; that of a usual run has ten thousand."""
 
 Tree = TypeVar("Tree")
+_NO_DIGEST = 32 * "0"
 _DTYPES = {
     **{"F64": torch.float64, "F32": torch.float32, "F16": torch.float16, "BF16": torch.bfloat16},
     **{"I64": torch.int64, "I32": torch.int32, "I16": torch.int16, "I8": torch.int8},
@@ -67,8 +70,34 @@ def save_checkpoint(path: str | Path, tree: Any, *, config: dict[str, Any], seed
         "seed": str(seed),
         "epoch": str(epoch),
         "torch": torch.__version__,
+        "digest": _NO_DIGEST,
     }
-    write_atomically(Path(path), safetensors.save(tensors, metadata))
+    write_atomically(Path(path), with_digest(safetensors.save(tensors, metadata)))
+
+
+def with_digest(content: bytes) -> bytes:
+    """A checkpoint with its digest filled in: of all its bytes, where the digest itself counts as zeros.
+
+    It finds damage, not forgery: whoever changes a file on purpose can write a new one.
+    """
+    entry = b'"digest":"%s"'
+    content = re.sub(entry % b"[0-9a-f]{32}", entry % _NO_DIGEST.encode(), content, count=1)
+    digest = hashlib.blake2b(content, digest_size=16).hexdigest()
+    return content.replace(entry % _NO_DIGEST.encode(), entry % digest.encode(), 1)
+
+
+def _check_digest(path: str | Path) -> None:
+    """Refuse a checkpoint in which any bit is not as it was written; the file is read piece by piece."""
+    stored = str(_read_header(Path(path))["__metadata__"].get("digest")).encode("ascii", errors="replace")
+    with open(path, "rb") as file:
+        start = file.read(8)
+        header = file.read(*struct.unpack("<Q", start))
+        found = hashlib.blake2b(start, digest_size=16)
+        found.update(header.replace(b'"digest":"%s"' % stored, b'"digest":"%s"' % _NO_DIGEST.encode(), 1))
+        while piece := file.read(2**20):
+            found.update(piece)
+    if found.hexdigest().encode() != stored:
+        raise InputError(f"{path}: damaged checkpoint (its digest is not that of its content); use another one")
 
 
 def write_atomically(path: Path, content: bytes) -> None:
@@ -138,7 +167,7 @@ def _trained_shapes(entries: dict[str, Any]) -> tuple[tuple[int, int], ...]:
 
 
 def load_checkpoint(path: str | Path, like: Tree, *, prefix: str = "") -> Tree:
-    """Read a checkpoint into the structure of a tree that has the same leaves.
+    """Read a checkpoint into the structure of a tree that has the same leaves, and check its digest.
 
     Args:
         path: the file.
@@ -150,7 +179,8 @@ def load_checkpoint(path: str | Path, like: Tree, *, prefix: str = "") -> Tree:
         The tree, its leaves from the file, on the devices of ``like``. No more is read than that.
 
     Raises:
-        InputError: naming the first leaf that is missing, superfluous, or of another shape or dtype.
+        InputError: naming the first leaf that is missing, superfluous, or of another shape or dtype; or if a bit of
+            the file is not as it was written.
     """
     read_metadata(path)
     stored = {name: entry for name, entry in _read_header(Path(path)).items() if name != "__metadata__"}
@@ -160,6 +190,7 @@ def load_checkpoint(path: str | Path, like: Tree, *, prefix: str = "") -> Tree:
     surplus = sorted(set(stored) - set(wanted)) if not prefix else []
     if surplus:
         raise InputError(f"{path}: holds {surplus[0]}, which this configuration has not; was it made by another one?")
+    _check_digest(path)
     return replace_leaves(like, _read_tensors(path, wanted))
 
 

@@ -181,7 +181,11 @@ _ABOVE: dict[str, float] = {
     **dict.fromkeys(("E_lower", "t_end", "h", "compare_tolerance", "peer_timeout"), 0),
     "bound": 1,
 }
-_AT_MOST: dict[str, int] = {"history_len": 10_000, "fourier_features": 65_536}  # what memory can hold, and far more
+_AT_MOST: dict[str, float] = {
+    "history_len": 10_000,  # what memory can hold, and far more
+    "fourier_features": 65_536,
+    "softening": 1e150,  # its square is finite
+}
 _MOST_ENTRIES = 1000  # of a list
 _MOST_FEATURES = 23  # of one state
 MAX_WEIGHTS = 2**25

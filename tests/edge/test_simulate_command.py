@@ -282,7 +282,7 @@ def test_an_interrupt_says_no_more_than_that(aits, write, trained, monkeypatch):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("aits_func.edge.commands.load_checkpoint", interrupt)
+    monkeypatch.setattr("aits_func.edge.commands.load_policy", interrupt)
     outcome = aits("simulate", write(), "--checkpoint", trained, "--out", trained)  # where a training could go on
     assert (outcome.code, outcome.err) == (130, "aits simulate: interrupted\n")
 
