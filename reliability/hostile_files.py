@@ -6,6 +6,7 @@ Every input is a good file that a seeded generator has damaged; a broken case is
 import contextlib
 import os
 import random
+import resource
 import shutil
 import tempfile
 from collections import Counter
@@ -139,6 +140,7 @@ def summarise(cases: Sequence[Case]) -> list[Finding]:
             **{
                 "longest, s": slowest.verdict.seconds,
                 "longest is": f"input {slowest.number} ({slowest.kind}, {slowest.reader})",
+                "most memory of the process, MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,
                 "median, ms": 1e3 * sorted(case.verdict.seconds for case in cases)[len(cases) // 2],
             },
         ),
