@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import sys
+import tracemalloc
 
 import pytest
 import torch
@@ -339,3 +340,14 @@ def test_four_thousand_bodies_and_a_hundred_thousand_lines_without_any_are_read(
     rows = "".join(f"1 {number} 0 0 1\n" for number in range(files.MAX_BODIES))
     (tmp_path / "a.txt").write_text(100_000 * "\n" + rows)
     assert len(load_system(tmp_path / "a.txt").system.mass) == files.MAX_BODIES
+
+
+def test_an_array_of_too_many_bodies_is_refused_before_it_is_unpacked(tmp_path):
+    data = array_bytes(np.ones((590_000, 7), dtype="int8"))
+    (tmp_path / "a.npy").write_bytes(data)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"4096 bodies are needed, got N = 590000"):
+        load_system(tmp_path / "a.npy")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * len(data)  # the file, its copy and the array; as lists of Python's floats it is forty times that
