@@ -117,7 +117,7 @@ def summarise(cases: Sequence[Case]) -> list[Finding]:
     slowest = max(cases, key=lambda case: case.verdict.seconds)
     through = sum(case.reader in ("train", "simulate", "both", "compare", "inspect", "resume") for case in cases)
 
-    def finding(promise: str, broken: Callable[[Verdict], Any], **figures: int | float | str) -> Finding:
+    def finding(promise: str, broken: Callable[[Verdict], Any], figures: dict[str, int | float | str]) -> Finding:
         bad = [case for case in cases if broken(case.verdict)]
         lines = tuple(f"input {c.number} ({c.kind}, {c.reader}): {c.verdict.broken:.200}" for c in bad[:5])
         return Finding(promise, not bad, figures | {"broken": len(bad)}, lines)
@@ -126,18 +126,24 @@ def summarise(cases: Sequence[Case]) -> list[Finding]:
         finding(
             "a hostile file is read or refused in one printable line, never with a traceback",
             lambda verdict: verdict.broken,
-            inputs=len(cases),
-            accepted=sum(accepted.values()),
-            refused=len(cases) - sum(accepted.values()),
-            **{f"of {kind}": f"{count:,} ({accepted[kind]:,} accepted)" for kind, count in sorted(kinds.items())},
-            **{"through the command line": through},
+            {
+                "inputs": len(cases),
+                "accepted": sum(accepted.values()),
+                "refused": len(cases) - sum(accepted.values()),
+                **{f"of {kind}": f"{count:,} ({accepted[kind]:,} accepted)" for kind, count in sorted(kinds.items())},
+                "through the command line": through,
+            },
         ),
-        finding("no code in a file is ever run", lambda verdict: verdict.executed, inputs=len(cases)),
-        finding("no file makes anything be written outside of its run", lambda verdict: verdict.outside),
+        finding("no code in a file is ever run", lambda verdict: verdict.executed, {"inputs": len(cases)}),
+        finding(
+            "no file makes anything be written outside of its run",
+            lambda verdict: verdict.outside,
+            {"inputs": len(cases)},
+        ),
         finding(
             f"no file takes {LONGEST:g} s to read or refuse",
             lambda verdict: verdict.seconds >= LONGEST,
-            **{
+            {
                 "longest, s": slowest.verdict.seconds,
                 "longest is": f"input {slowest.number} ({slowest.kind}, {slowest.reader})",
                 "most memory of the process, MiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 1024,

@@ -42,7 +42,7 @@ RULES = [
     {"checkpoint": "run", "order": 2},
 ]
 FIELD = {"kind": "tidal", "mass": 1.0, "position": [50.0, 0.0], "velocity": [0.0, 0.1]}
-CONFIGS = (
+CONFIGS: tuple[dict[str, Any], ...] = (
     {"train": TINY, "simulate": SIMULATE},
     {"train": WITH_MEMORY | {"fourier_features": 2, "normalize_inputs": "auto"}, "simulate": SIMULATE},
     {"G": 1.0, "softening": 0.01, "train": TINY | {"field": FIELD, "decay_steps": 5}, "compare": {"rules": RULES}},
@@ -158,7 +158,7 @@ def _damage_array(rng: random.Random, data: bytes) -> bytes:
         return data[: 10 + length] + _damage_numbers(rng, rows)
     descr = rng.choice(("|O", "<U0", "|V0", "<f2", ">i8", "<c16", "|b1", "<M8[s]", "<f16", "\x1b[2J", "(10000000,)<f8"))
     shape = rng.choice(((25 * 10**12, 5), (10**8, 5), (-2, 5), (2**63, 5), (0, 5), (), (2, 10**6), (10**400, 5), None))
-    table = {
+    table: dict[str, Any] = {
         "descr": descr if rng.random() < 0.5 else "<f8",
         "fortran_order": rng.choice((True, False)),
         "shape": shape,

@@ -58,7 +58,7 @@ def summarise(measured: Sequence[Measured]) -> Finding:
         for each in measured
         if each.broken or each.mebibytes > BOUND
     )
-    figures = {
+    figures: dict[str, int | float | str] = {
         "files": len(measured),
         "most, MiB": most.mebibytes,
         "most is": most.name,

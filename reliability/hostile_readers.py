@@ -187,9 +187,10 @@ def _require_printable(text: str) -> None:
 
 def _read_config() -> None:
     tables = read_toml("hostile.toml")
-    for kind in (TrainConfig, SimulateConfig, CompareConfig):
-        config = build_config(kind, tables, {}, where="hostile.toml")
-    if config.rules and isinstance(config, CompareConfig):
+    for kind in (TrainConfig, SimulateConfig):
+        build_config(kind, tables, {}, where="hostile.toml")
+    config = build_config(CompareConfig, tables, {}, where="hostile.toml")
+    if config.rules:
         commands.comparison.plan_rules(config, build_physics(config, "hostile.toml"), "hostile.toml")
 
 
@@ -218,6 +219,10 @@ def _train_on(suffix: str) -> Reader:
     )
 
 
+def _configured(name: str) -> Reader:
+    return Reader(name, "hostile.toml", lambda: command(name, "hostile.toml", "--out", "out"))
+
+
 _RESUME = ("train", "--resume", "hostile_run", "--epochs", "3")
 _READERS = {
     "checkpoint": [
@@ -234,10 +239,7 @@ _READERS = {
     "config": [
         Reader("tables", "hostile.toml", _read_config),
         Reader("prepare", "hostile.toml", _prepare_training),
-        *(
-            Reader(name, "hostile.toml", lambda name=name: command(name, "hostile.toml", "--out", "out"))
-            for name in ("train", "simulate", "both", "compare")
-        ),
+        *map(_configured, ("train", "simulate", "both", "compare")),
         Reader("resume", "hostile_run/config.toml", lambda: command(*_RESUME)),
     ],
     "npy": [_load(".npy"), _train_on(".npy")],

@@ -36,7 +36,7 @@ def nested(depth: int) -> list[Any]:
     return inner
 
 
-NASTY_VALUES = (
+NASTY_VALUES: tuple[Any, ...] = (
     *NASTY_NUMBERS,
     *NASTY_WORDS,
     *(True, False, None, [], {}, [[]], [1e308] * 3, [0] * 2000, {"a": 1}, [None], ["\x1b"], nested(20), nested(400)),
