@@ -111,20 +111,20 @@ def test_cut_off_anywhere_it_is_an_input_error(tree, data):
 
 
 @given(trees(), st.data())
-def test_with_bytes_overwritten_anywhere_it_is_an_input_error_or_a_tree_of_the_right_shapes(tree, data):
+def test_with_bytes_overwritten_anywhere_it_is_an_input_error_unless_they_were_the_same(tree, data):
     with tempfile.TemporaryDirectory() as folder:
         path = written(folder, tree)
-        whole = bytearray(path.read_bytes())
+        before = path.read_bytes()
+        whole = bytearray(before)
         place = data.draw(st.integers(0, len(whole) - 1))
         for offset, value in enumerate(data.draw(st.binary(min_size=1, max_size=3))):
             whole[min(place + offset, len(whole) - 1)] = value
         path.write_bytes(whole)
-        try:
-            loaded = load_checkpoint(path, tree)
-        except InputError:
-            return
-    for name, leaf in named_leaves(loaded).items():
-        assert (leaf.dtype, leaf.shape) == (named_leaves(tree)[name].dtype, named_leaves(tree)[name].shape)
+        if whole == before:
+            load_checkpoint(path, tree)
+        else:
+            with pytest.raises(InputError):
+                load_checkpoint(path, tree)
 
 
 @given(trees(), st.data())

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from .config import CHOICES, CompareConfig, PhysicsConfig, SimulateConfig, TrainConfig, default_of, nearest
+from .untrusted import one_line
 
 INTERRUPTED, BAD_INPUT = 130, 2
 _NOT_FLAGS = ("field", "preset", "rules")
@@ -57,7 +58,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (ValueError, OSError) as error:  # an InputError is a ValueError
         if debug:
             raise
-        print(f"aits {command}: error: {' '.join(str(error).split())}", file=sys.stderr)
+        print(f"aits {command}: error: {one_line(' '.join(str(error).split()))}", file=sys.stderr)
         return BAD_INPUT
 
 

@@ -15,7 +15,7 @@ from . import run_directory as files
 from . import simulation_run as simulation
 from . import training_run as training
 from .assemble import Physics, build_physics, build_policy, init_params
-from .checkpoint import load_checkpoint, read_metadata
+from .checkpoint import read_metadata
 from .config import (
     CompareConfig,
     InputError,
@@ -23,7 +23,6 @@ from .config import (
     SimulateConfig,
     TrainConfig,
     build_config,
-    config_from_dict,
     config_to_dict,
     read_toml,
 )
@@ -39,6 +38,7 @@ from .terminal import (
     print_table,
     training_progress,
 )
+from .trained import load_policy, trained_config
 
 
 def train(options: dict[str, Any]) -> int:
@@ -62,7 +62,7 @@ def simulate(options: dict[str, Any]) -> int:
             f"{where}: simulate needs a policy; set checkpoint (or --checkpoint) to a run directory or file"
         )
     path = files.checkpoint_file(Path(draft.checkpoint))
-    trained = config_from_dict(TrainConfig, read_metadata(path).config, where=str(path))
+    trained = trained_config(path)
     config = build_config(SimulateConfig, tables, flags, where=where, base=_with_physics_of(trained))
     ready = _prepare_simulation(config, trained, path, where)
     directory = _new_directory(options)
@@ -123,10 +123,10 @@ def inspect(options: dict[str, Any]) -> int:
     """``aits inspect``: exit code 0."""
     path = files.checkpoint_file(options["path"])
     metadata = read_metadata(path)
-    config = config_from_dict(TrainConfig, metadata.config, where=str(path))
+    config = trained_config(path)
     physics = build_physics(replace(config, device="cpu", compile="off"), str(path))  # its own need not be here
     features, policy = build_policy(config, physics.gravity)
-    params = load_checkpoint(path, init_params(policy, 0, physics), prefix="params.")
+    params = load_policy(path, init_params(policy, 0, physics))
     from ..base.tree import leaves
 
     rows = [
@@ -154,10 +154,14 @@ def how_to_go_on(command: str, options: dict[str, Any]) -> str:
     directory = options.get("resume") or _directory(options)
     if command not in ("train", "both") or directory is None or not (directory / files.CHECKPOINT).is_file():
         return ""
-    metadata, place = read_metadata(directory / files.CHECKPOINT), shlex.quote(str(directory))
-    if metadata.epoch >= metadata.config["epochs"]:
+    path, place = directory / files.CHECKPOINT, shlex.quote(str(directory))
+    try:
+        finished, epochs = read_metadata(path).epoch, trained_config(path).epochs
+    except InputError:  # what was to be resumed cannot be
+        return ""
+    if finished >= epochs:
         return f" after training; go on with: aits simulate --checkpoint {place} --out DIR"
-    return f" after epoch {metadata.epoch}; go on with: aits train --resume {place}"
+    return f" after epoch {finished}; go on with: aits train --resume {place}"
 
 
 def _require_extras() -> None:
@@ -197,7 +201,10 @@ def _resume_training(
     config = build_config(TrainConfig, tables, flags, where=where, base=training.stored_config(directory))
     start = training.resume(config, directory, where)
     # What may have changed, the number of epochs above all, belongs into the file that makes the run again.
-    files.write_config(directory, read_toml(directory / files.CONFIG) | {"train": config_to_dict(start.config)})
+    # Sections that are none of ours would be copied with it; they are refused like in any other file.
+    kept = read_toml(directory / files.CONFIG)
+    build_config(TrainConfig, kept, {}, where=str(directory / files.CONFIG))
+    files.write_config(directory, kept | {"train": config_to_dict(start.config)})
     return start, directory
 
 
@@ -228,7 +235,7 @@ class _Simulation(NamedTuple):
 def _prepare_simulation(config: SimulateConfig, trained: TrainConfig, checkpoint: Path, where: str) -> _Simulation:
     physics = build_physics(config, where)
     features, policy = build_policy(trained, physics.gravity)
-    params = load_checkpoint(checkpoint, init_params(policy, 0, physics), prefix="params.")
+    params = load_policy(checkpoint, init_params(policy, 0, physics))
     sets = simulation.load_sets(config, physics, where)
     _check_fit(read_metadata(checkpoint).shapes, features, trained, sets)
     rule = simulation.Rule(simulation.LEARNED, policy, params, features.history_len, float("nan"))

@@ -18,12 +18,13 @@ from ..physics.scheme import Scheme, check_traits
 from ..physics.schemes import as_scheme
 from ..timestep.policy import Policy, build_criterion_policy, traits_of
 from .assemble import Physics, build_policy, init_params, scheme_for
-from .checkpoint import load_checkpoint, read_metadata
-from .config import CHOICES, CompareConfig, InputError, TrainConfig, config_from_dict, nearest
+from .checkpoint import read_metadata
+from .config import CHOICES, CompareConfig, InputError, nearest
 from .rebound_peer import FINISHED as PEER_FINISHED
 from .rebound_peer import PEER_RULES, PEERS, available, run_rebound
 from .run_directory import checkpoint_file
 from .systems import SystemSet
+from .trained import load_policy, trained_config
 
 _KINDS = ("criterion", "checkpoint", "peer")
 _WORDS = ("name", "scheme", "integrator", "criterion", "weights", "unit", "checkpoint", "peer")
@@ -215,9 +216,9 @@ def _of_criterion(spec: dict[str, Any], physics: Physics) -> PolicyOf:
 
 def _of_checkpoint(spec: dict[str, Any], physics: Physics) -> PolicyOf:
     path = checkpoint_file(Path(spec["checkpoint"]))
-    trained = config_from_dict(TrainConfig, read_metadata(path).config, where=str(path))
+    trained = trained_config(path)
     features, policy = build_policy(trained, physics.gravity)
-    params = load_checkpoint(path, init_params(policy, 0, physics), prefix="params.")
+    params = load_policy(path, init_params(policy, 0, physics))
     return PolicyOf(policy, params, features.history_len, features.dimensionless or trained.policy == "transformation")
 
 

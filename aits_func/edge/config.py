@@ -6,6 +6,7 @@ type and its range, so that a mistake is found before anything runs.
 """
 
 import difflib
+import itertools
 import math
 import os
 import tomllib
@@ -16,12 +17,11 @@ from dataclasses import MISSING, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeAlias, TypeVar
 
+from .untrusted import InputError as InputError
+from .untrusted import check_tables, read_regular_file
+
 Spec: TypeAlias = str | dict[str, Any]
 """Where systems come from: a packaged orbit's name, a file, or a generator and its arguments."""
-
-
-class InputError(ValueError):
-    """Something the user handed in is wrong: one line with what, where, and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -181,21 +181,43 @@ _ABOVE: dict[str, float] = {
     **dict.fromkeys(("E_lower", "t_end", "h", "compare_tolerance", "peer_timeout"), 0),
     "bound": 1,
 }
+_AT_MOST: dict[str, float] = {
+    "history_len": 10_000,  # what memory can hold, and far more
+    "fourier_features": 65_536,
+    "softening": 1e150,  # its square is finite
+}
+_MOST_ENTRIES = 1000  # of a list
+_MOST_FEATURES = 23  # of one state
+MAX_WEIGHTS = 2**25
+"""Most weights of a network: 256 MiB in float64, and a few times that to draw them and to train."""
+
+MAX_FILE = 256 * 2**10
+"""Largest configuration file, in bytes; the largest that is shipped has 8 thousand."""
+
+_MOST_POINTS = 256  # on one line: the parser's time goes with the square of the parts of a dotted key
 
 
 def read_toml(path: str | Path) -> dict[str, Any]:
     """The tables of a TOML file.
 
     Raises:
-        InputError: if the file is missing, a directory, not UTF-8, or not TOML.
+        InputError: if the file is missing, not a regular one, larger than `MAX_FILE`, not UTF-8, not TOML, or
+            nested too deeply.
     """
+    data = read_regular_file(path, most=MAX_FILE, what="this configuration")
     try:
-        return tomllib.loads(Path(path).read_text(encoding="utf-8"))
-    except (OSError, UnicodeDecodeError) as error:
-        reason = getattr(error, "strerror", None) or "not a UTF-8 text file"
-        raise InputError(f"{path}: cannot read this configuration: {reason}; check the path") from None
+        text = data.decode("utf-8")
+    except UnicodeDecodeError:
+        raise InputError(f"{path}: cannot read this configuration: not a UTF-8 text file; check the path") from None
+    for number, line in enumerate(text.split("\n"), 1):
+        if line.count(".") > _MOST_POINTS:
+            raise InputError(f"{path}: line {number} has more than {_MOST_POINTS} points; break it into several")
+    try:
+        tables = tomllib.loads(text)
     except (ValueError, RecursionError) as error:  # ValueError: also a number of thousands of digits
         raise InputError(f"{path}: not valid TOML: {error}") from None
+    check_tables(tables, str(path))
+    return tables
 
 
 def build_config(
@@ -274,11 +296,22 @@ def _check_value(key: str, value: Any, where: str) -> None:
         raise InputError(f"{where}: {key} must be > {_ABOVE[key]}, got {value}")
     if key == "order" and value not in (2, 4, 6, 8):
         raise InputError(f"{where}: order must be one of 2, 4, 6, 8, got {value}")
+    if key in _AT_MOST and value > _AT_MOST[key]:
+        raise InputError(f"{where}: {key} must be <= {_AT_MOST[key]}, got {value}")
     if key == "hidden" and not all(size >= 1 for size in value):
         raise InputError(f"{where}: hidden must be layer sizes >= 1, got {list(value)}")
+    if isinstance(value, tuple) and len(value) > _MOST_ENTRIES:
+        raise InputError(f"{where}: {key} must have at most {_MOST_ENTRIES} entries, got {len(value)}")
 
 
 def _check_training(config: TrainConfig, where: str) -> None:
+    drawn = least_weights(config) + _MOST_FEATURES * (config.history_len + 1) * config.fourier_features
+    if drawn > MAX_WEIGHTS:
+        raise InputError(
+            f"{where}: the network must have at most {MAX_WEIGHTS} weights, got about {drawn} from hidden = "
+            f"{list(config.hidden)}, history_len = {config.history_len} and fourier_features = "
+            f"{config.fourier_features}; choose smaller ones"
+        )
     if not config.E_lower < config.E_upper:
         raise InputError(f"{where}: E_lower must be < E_upper = {config.E_upper}, got {config.E_lower}")
     if not config.energy_threshold > config.E_lower:
@@ -305,6 +338,14 @@ def _check_training(config: TrainConfig, where: str) -> None:
             f"{where}: with restart_each_epoch, steps_per_epoch = {config.steps_per_epoch} steps only fill windows of "
             f"history_len = {config.history_len} and every trajectory is empty; set steps_per_epoch > history_len"
         )
+
+
+def least_weights(config: TrainConfig) -> int:
+    """Weights that the policy of a configuration has at least, whatever its features: there is one per state."""
+    if config.policy == "criterion":
+        return 0
+    inputs = 1 if config.policy == "transformation" else 2 * config.fourier_features or config.history_len + 1
+    return sum(a * b for a, b in itertools.pairwise((inputs, *config.hidden, 1)))
 
 
 def _refuse_unknown_sections(tables: Mapping[str, Any], where: str) -> None:

@@ -5,7 +5,7 @@
     .json  an object with the keys mass (N,), position (N, D), velocity (N, D), and if wanted
            G and period; other keys are not read
 
-A file is read into memory whole, up to 64 MiB and 4096 bodies, and nothing in it is executed: no
+A file is read into memory whole, up to 4 MiB and 4096 bodies, and nothing in it is executed: no
 pickles. Whatever is wrong with it, the error is a ``ValueError`` of one line: file, trouble, remedy.
 """
 
@@ -15,6 +15,7 @@ import math
 import os
 import re
 import stat
+import warnings
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NamedTuple, NoReturn
@@ -24,8 +25,8 @@ import torch
 from ..base.check import check_system, require
 from ..base.types import System
 
-MAX_BYTES = 64 * 2**20
-"""Largest file that is read."""
+MAX_BYTES = 4 * 2**20
+"""Largest file that is read: four times what the most bodies take as text. Parsed it takes some 100 MiB at most."""
 
 MAX_BODIES = 4096
 """Most bodies in a file: forces and checks are direct sums, whose N × N × D arrays then take 0.4 GB each."""
@@ -188,7 +189,9 @@ def _rows_of_array(where: str, data: bytes) -> list[list[float]]:
         f"{where}: is not a NumPy array (no .npy header; pickles and .npz are not read); write it with numpy.save",
     )
     try:
-        array = numpy.load(buffer := io.BytesIO(data), allow_pickle=False)
+        # It warns of impossible shapes, and then raises, and of what Python 2 wrote, which it reads.
+        with numpy.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
+            array = numpy.load(buffer := io.BytesIO(data), allow_pickle=False)
     except Exception as error:  # a damaged header makes numpy raise nearly anything, from EOFError to TokenError
         _fail(f"{where}: is damaged, cut off or holds objects ({_short(error)}); save an array of numbers again")
     require(
@@ -198,6 +201,7 @@ def _rows_of_array(where: str, data: bytes) -> list[list[float]]:
         array.ndim == 2 and array.shape[0] >= 1 and array.shape[1] in (5, 7),
         f"{where}: must have shape (N, 5) or (N, 7), got {array.shape}; columns are {_COLUMNS}",
     )
+    _check_bodies(where, array.shape[0])
     require(not buffer.read(1), f"{where}: goes on after the array; write one array of one system to a file")
     with numpy.errstate(over="ignore"):  # of a long double: it becomes infinite, which is refused below
         return array.astype(numpy.float64).tolist()
@@ -206,9 +210,10 @@ def _rows_of_array(where: str, data: bytes) -> list[list[float]]:
 def _rows_of_text(where: str, text: str) -> list[list[float]]:
     rows: list[list[float]] = []
     for number, line in enumerate(text.splitlines(), 1):
-        fields = re.split(r"\s*,\s*|\s+", line.split("#", 1)[0].strip(), maxsplit=7)  # 8 are too many already
-        if fields == [""]:
+        row = line.split("#", 1)[0].strip()
+        if not row:
             continue
+        fields = re.split(r"\s*,\s*|\s+", row, maxsplit=7)  # 8 are too many already
         columns, first = len(fields), len(rows[0]) if rows else len(fields)
         require(
             columns in (5, 7) and columns == first,
@@ -220,6 +225,7 @@ def _rows_of_text(where: str, text: str) -> list[list[float]]:
             rows.append([float(field) for field in fields])
         except ValueError as error:
             _fail(f"{where}: line {number} has what is no number ({_short(error)}); mark comments with #")
+        require(len(rows) <= MAX_BODIES, f"{where}: holds more than {MAX_BODIES} bodies; leave out rows")
     require(len(rows) > 0, f"{where}: has no rows; write rows of {_COLUMNS}")
     return rows
 

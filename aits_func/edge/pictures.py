@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from .simulation_run import Result
 
 _COLOURS = ("#1f6f8b", "#c8553d", "#7a9e3f", "#8d6a9f", "#b8860b", "#444444")
+_LARGEST = 1e100  # that is drawn; twice as many decades are an axis still
 _MARKERS = ("o", "s", "^", "D")
 
 
@@ -23,18 +24,18 @@ def draw_training(path: Path, metrics: Sequence[dict[str, Any]], config: TrainCo
     """Training curves: pass rate, energy error with its band, and mean dt against epoch."""
     figure, (left, middle, right) = _figure(3, (12, 3.4))
     epoch = [line["epoch"] for line in metrics]
-    left.plot(epoch, [line["replay_pass_rate"] for line in metrics], color=_COLOURS[0], label="accepted")
-    left.plot(epoch, [line["replay_band_rate"] for line in metrics], color=_COLOURS[1], label="inside the band")
+    left.plot(epoch, _shown(metrics, "replay_pass_rate"), color=_COLOURS[0], label="accepted")
+    left.plot(epoch, _shown(metrics, "replay_band_rate"), color=_COLOURS[1], label="inside the band")
     left.set(xlabel="epoch", ylabel="fraction of the trajectory", ylim=(-0.02, 1.04))
     left.legend(loc="lower right")
     middle.axhspan(config.E_lower, config.E_upper, color=_COLOURS[2], alpha=0.2, label="band")
     middle.axhline(config.energy_threshold, color=_COLOURS[5], lw=0.8, ls="--", label="threshold")
-    middle.plot(epoch, [line["replay_mean_energy_error"] for line in metrics], color=_COLOURS[0], label="mean")
-    middle.plot(epoch, [line["replay_max_energy_error"] for line in metrics], color=_COLOURS[1], label="largest")
+    middle.plot(epoch, _shown(metrics, "replay_mean_energy_error"), color=_COLOURS[0], label="mean")
+    middle.plot(epoch, _shown(metrics, "replay_max_energy_error"), color=_COLOURS[1], label="largest")
     middle.set(xlabel="epoch", ylabel="relative energy error of one step")
     _log_scale(middle)
     middle.legend(fontsize=8)
-    right.plot(epoch, [line["replay_mean_dt"] for line in metrics], color=_COLOURS[0])
+    right.plot(epoch, _shown(metrics, "replay_mean_dt"), color=_COLOURS[0])
     right.set(xlabel="epoch", ylabel="mean step dt")
     _log_scale(right)
     _save(figure, path)
@@ -62,6 +63,15 @@ def draw_energy(path: Path, results: Sequence[Sequence["Result"]]) -> None:
 def draw_steps(path: Path, results: Sequence[Sequence["Result"]]) -> None:
     """Step against time of the first system of every set, one line per rule."""
     _draw_against_time(path, results, "dt", "step dt")
+
+
+def _shown(metrics: Sequence[dict[str, Any]], key: str) -> list[float]:
+    """One number of every epoch, NaN for one that no axis has room for: it may be a damaged file's."""
+    values = [line[key] for line in metrics]
+    return [
+        math.nan if value is None or not abs(value) < _LARGEST or 0 < abs(value) < 1 / _LARGEST else value
+        for value in values
+    ]
 
 
 _SHOWN = (("mean_energy_error", "time-averaged |ΔE/E₀|"), ("max_potential_error", "max |ΔE|/|W(t)|"))

@@ -1,6 +1,7 @@
 """The directory of one run: its files by name, and that no run ever overwrites another."""
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,7 @@ def create(path: Path) -> None:
 
 def checkpoint_file(path: Path) -> Path:
     """The checkpoint file of a run directory, or the file itself."""
-    return path / CHECKPOINT if path.is_dir() else path
+    return path / CHECKPOINT if os.path.isdir(path) else path  # False for what can be no path; is_dir() would raise
 
 
 def require_run(path: Path) -> None:

@@ -22,9 +22,11 @@ from ..physics.initial_conditions import (
 from ..physics.known_orbits import KNOWN_ORBITS, known_orbit
 from ..physics.orbits import orbital_period
 from ..physics.plummer import plummer_sphere
+from ..physics.tiled_gravity import MANY_BODIES
 from .assemble import Physics
 from .config import CompareConfig, InputError, SimulateConfig, Spec, TrainConfig, nearest
 from .initial_condition_files import load_system
+from .untrusted import printable
 
 GENERATORS: dict[str, Callable[..., System]] = {
     "binaries": binaries,
@@ -33,8 +35,11 @@ GENERATORS: dict[str, Callable[..., System]] = {
     "hierarchical_triple": hierarchical_triple,
     "plummer_sphere": plummer_sphere,
 }
+_LONGEST_LABEL = 200
 FILE_SUFFIXES = (".npy", ".txt", ".json")
 _DEFAULT_COUNT = 32
+_MOST_BODIES = 2**22  # in all systems of one entry: their draws take about a gigabyte
+_MOST_PAIRS = 2**26  # that are held at once, 512 MiB for every number of a pair; of many bodies only tiles are held
 SystemsConfig: TypeAlias = TrainConfig | SimulateConfig | CompareConfig
 
 
@@ -111,9 +116,7 @@ def _tensors(item: SystemSet) -> tuple[System, Tensor, Tensor]:
 def _load(spec: Spec, seed: int, config: SystemsConfig, where: str) -> SystemSet:
     options = {"name": spec} if isinstance(spec, str) else dict(spec)
     t_end = _t_end(options, where)
-    label = options.pop("label", "")
-    if not isinstance(label, str):
-        raise InputError(f"{where}: label of an entry of systems must be a string, got {label!r}")
+    label = _label(options.pop("label", ""), where)
     if "kind" in options:
         name, systems, period = _generate(options, seed, config.G, where)
     elif set(options) == {"name"}:
@@ -123,7 +126,20 @@ def _load(spec: Spec, seed: int, config: SystemsConfig, where: str) -> SystemSet
             f"{where}: an entry of systems must be a packaged orbit, a file, or a table with a kind "
             f"({', '.join(GENERATORS)}), got {spec!r}"
         )
-    return SystemSet(label or name, systems, period, torch.full((length(systems),), t_end, dtype=torch.float64))
+    ends = torch.full((length(systems),), t_end, dtype=torch.float64)
+    return SystemSet(label or printable(name), systems, period, ends)
+
+
+def _label(label: Any, where: str) -> str:
+    """The label of an entry; it goes into tables, pictures and the names of arrays."""
+    if not isinstance(label, str):
+        raise InputError(f"{where}: label of an entry of systems must be a string, got {label!r}")
+    if not label.isprintable() or len(label) > _LONGEST_LABEL:
+        raise InputError(
+            f"{where}: label of an entry of systems must be at most {_LONGEST_LABEL} printable characters, "
+            f"got {label!r}"
+        )
+    return label
 
 
 def _t_end(options: dict[str, Any], where: str) -> float:
@@ -152,11 +168,30 @@ def _generate(options: dict[str, Any], seed: int, G: float, where: str) -> tuple
     if "G" in takes:
         _check_units(f"kind {kind!r}", options.setdefault("G", G), G, where)
     arguments = {key: tuple(value) if isinstance(value, list) else value for key, value in options.items()}
+    drawn = {"seed": seed, "count": _DEFAULT_COUNT} | arguments
+    _check_size(drawn["count"], drawn.get("bodies", _default_bodies(generator)), f"{where}: systems of kind {kind!r}")
     try:
-        systems = generator(**{"seed": seed, "count": _DEFAULT_COUNT} | arguments)
+        systems = generator(**drawn)
     except (ValueError, TypeError, OverflowError, RuntimeError) as error:  # the last: more than memory can hold
         raise InputError(f"{where}: systems of kind {kind!r}: {error}") from None
     return kind, systems, _kepler_periods(systems, G)
+
+
+def _default_bodies(generator: Callable[..., System]) -> int:
+    parameter = inspect.signature(generator).parameters.get("bodies")
+    return 3 if parameter is None else parameter.default
+
+
+def _check_size(count: Any, bodies: Any, where: str) -> None:
+    """Refuse more than memory can hold; a number that is none is the generator's to refuse."""
+    if type(count) is not int or type(bodies) is not int:
+        return
+    pairs = count * bodies * min(bodies, MANY_BODIES)
+    if count * bodies > _MOST_BODIES or pairs > _MOST_PAIRS:
+        raise InputError(
+            f"{where}: count = {count} of bodies = {bodies} are more than memory may hold ({_MOST_BODIES} bodies, "
+            f"{_MOST_PAIRS} pairs); choose a smaller count"
+        )
 
 
 def _named(name: str, config: SystemsConfig, where: str) -> tuple[str, System, Tensor]:

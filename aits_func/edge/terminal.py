@@ -17,6 +17,7 @@ from .comparison_run import SetComparison
 from .extras import load_extra
 from .simulation_run import Score
 from .systems import SystemSet
+from .untrusted import printable
 
 
 @contextmanager
@@ -142,8 +143,8 @@ def print_table(title: str, rows: Sequence[tuple[str, Any]]) -> None:
 
 
 def _plain(text: str) -> Any:
-    """Text in which rich takes no [word] for markup: labels and paths are the user's."""
-    return load_extra("rich.text", "cli").Text(text)
+    """Text in which rich takes no [word] for markup, nor a terminal a control character: it may be a file's."""
+    return load_extra("rich.text", "cli").Text(printable(text))
 
 
 def _console() -> Any:

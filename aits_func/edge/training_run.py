@@ -22,11 +22,12 @@ from .assemble import (
     named_criterion,
     resolve_scales,
 )
-from .checkpoint import load_checkpoint, read_metadata, save_checkpoint
-from .config import InputError, TrainConfig, config_from_dict, config_to_dict
+from .checkpoint import read_metadata, save_checkpoint
+from .config import InputError, TrainConfig, config_to_dict
 from .pictures import draw_training
 from .systems import SystemSet, group_by_shape, load_systems
 from .tracking import JsonlTracker, epoch_metrics, read_metrics
+from .trained import load_state, trained_config
 
 # What a resumed run may change: how long, how fast, where; nothing that changes a number, as compiled code does.
 RESUMABLE = ("epochs", "threads", "device")
@@ -91,7 +92,7 @@ def resume(config: TrainConfig, directory: Path, where: str) -> Start:
     path = directory / files.CHECKPOINT
     metadata = read_metadata(path)
     start = prepare(config, where)
-    stored = config_from_dict(TrainConfig, metadata.config, where=str(path))
+    stored = trained_config(path)
     for key, value in config_to_dict(stored).items():
         now = config_to_dict(start.config)[key]
         if key not in RESUMABLE and now != value:
@@ -104,7 +105,7 @@ def resume(config: TrainConfig, directory: Path, where: str) -> Start:
             f"--resume {directory}: all {metadata.epoch} epochs are done; "
             f"ask for more with --epochs {metadata.epoch + 20}"
         )
-    return start._replace(state=load_checkpoint(path, start.state))
+    return start._replace(state=load_state(path, start.state))
 
 
 def train(
@@ -262,8 +263,7 @@ def stored_config(directory: Path) -> TrainConfig:
         InputError: if there is no run.
     """
     files.require_run(directory)
-    path = directory / files.CHECKPOINT
-    return config_from_dict(TrainConfig, read_metadata(path).config, where=str(path))
+    return trained_config(directory / files.CHECKPOINT)
 
 
 def shapes(start: Start) -> list[tuple[int, int]]:

@@ -9,6 +9,7 @@ import sys
 
 import pytest
 
+from aits_func.edge.checkpoint import with_digest
 from aits_func.edge.cli import main
 
 np = pytest.importorskip("numpy")
@@ -171,6 +172,28 @@ def test_an_unknown_section(refuse, tmp_path):
     assert refuse("train", "a.toml").endswith("a.toml: unknown section [trian]; did you mean 'train'?")
 
 
+@pytest.mark.parametrize(
+    "content",
+    [
+        '["\\u001b[2J"]\n',
+        '"\\u001b]0;x\\u0007" = 1\n',
+        '[train]\ndevice = "\\u001b[31m"\n',
+        '[train]\nsystems = ["\\u009b2J.txt"]\n',
+        '[train]\nsystems = [{kind = "binaries", label = "a\\nb\\u001b[2J"}]\n',
+    ],
+)
+def test_no_control_character_of_a_file_reaches_the_terminal(refuse, tmp_path, content):
+    (tmp_path / "a.toml").write_text(content)
+    assert refuse("train", "a.toml", "--out", "a").isprintable()
+
+
+def test_a_message_stays_short_whatever_it_quotes(refuse, tmp_path):
+    (tmp_path / "a.toml").write_text(f'[train]\noptimizer = "{200_000 * "x"}"\n')
+    message = refuse("train", "a.toml")
+    assert len(message) < 1600
+    assert message.startswith("aits train: error: a.toml: optimizer must be one of ")
+
+
 def test_what_is_not_toml(refuse, tmp_path):
     (tmp_path / "a.toml").write_text("epochs: 3\n")
     assert "a.toml: not valid TOML: " in refuse("train", "a.toml")
@@ -314,6 +337,40 @@ def test_resuming_to_another_place(refuse, run):
     assert "--out and --resume exclude each other" in message
 
 
+@pytest.mark.parametrize(
+    ("content", "complaint"),
+    [
+        ("[trian]\n", "run/config.toml: unknown section [trian]; did you mean 'train'?"),
+        ("[simulate]\nt_ned = 1.0\n", "run/config.toml [simulate]: unknown key 't_ned'; did you mean 't_end'?"),
+        ("x = " + "[" * 100 + "]" * 100, "run/config.toml: is nested more than 16 levels deep"),
+    ],
+)
+def test_resuming_a_run_whose_configuration_was_spoilt(refuse, succeed, write, tmp_path, content, complaint):
+    succeed("train", write(), "--out", "run")
+    (tmp_path / "run" / "config.toml").write_text(content)
+    assert complaint in refuse("train", "--resume", "run", "--epochs", "3")
+    assert (tmp_path / "run" / "config.toml").read_text() == content
+
+
+def test_resuming_a_run_whose_metrics_were_spoilt(aits, succeed, write, tmp_path):
+    succeed("train", write(), "--out", "run")
+    own = (tmp_path / "run" / "metrics.jsonl").read_text().splitlines(keepends=True)
+    lines = [own[0], '{"epoch": 1}\n', "[" * 5000 + "\n", own[1].replace('"seconds": ', '"seconds": "x", "more": ')]
+    (tmp_path / "run" / "metrics.jsonl").write_text("".join(lines))
+    succeed("train", "--resume", "run", "--epochs", "3")
+    after = [json.loads(line) for line in (tmp_path / "run" / "metrics.jsonl").read_text().splitlines()]
+    assert [line["epoch"] for line in after] == [0, 2]
+
+
+def test_resuming_where_the_metrics_are_a_pipe(aits, succeed, write, tmp_path):
+    succeed("train", write(), "--out", "run")
+    (tmp_path / "run" / "metrics.jsonl").unlink()
+    os.mkfifo(tmp_path / "run" / "metrics.jsonl")
+    outcome = aits("train", "--resume", "run", "--epochs", "3")
+    assert (outcome.code, outcome.err.count("\n")) == (2, 1)
+    assert "run/metrics.jsonl: cannot read these metrics: not a regular file" in outcome.err
+
+
 def test_resuming_no_run(refuse, write, tmp_path):
     for place in ("nowhere", "run.toml", "empty"):
         (tmp_path / "empty").mkdir(exist_ok=True)
@@ -361,6 +418,30 @@ def test_a_damaged_checkpoint_is_refused_by_every_command(refuse, succeed, write
         assert "run/checkpoint.safetensors: " in message
         assert complaint in message
     assert not (tmp_path / "a").exists()
+
+
+def test_a_checkpoint_of_nan_is_refused_by_every_command_by_the_name_of_the_leaf(refuse, succeed, write, tmp_path):
+    config = write(train={"epochs": 1})
+    succeed("train", config, "--out", "run")
+    damage(tmp_path / "run", lambda data: with_digest(nan_everywhere(data)))
+    for command in (
+        ["simulate", config, "--checkpoint", "run", "--out", "a"],
+        ["inspect", "run"],
+        ["train", "--resume", "run", "--epochs", "3"],
+    ):
+        assert "run/checkpoint.safetensors: params.criterion.log_eta holds NaN, so that" in refuse(*command)
+    assert not (tmp_path / "a").exists()
+
+
+def nan_everywhere(data):
+    (length,) = struct.unpack("<Q", data[:8])
+    tensors = {name: entry for name, entry in json.loads(data[8 : 8 + length]).items() if name != "__metadata__"}
+    changed = bytearray(data)
+    for entry in tensors.values():
+        begin, end = (8 + length + offset for offset in entry["data_offsets"])
+        if entry["dtype"] == "F64":
+            changed[begin:end] = struct.pack("<d", float("nan")) * ((end - begin) // 8)
+    return bytes(changed)
 
 
 def test_a_checkpoint_that_is_not_there(refuse, succeed, write, tmp_path):

@@ -1,6 +1,7 @@
 """Checkpoints: whole or not there at all, every leaf that does not fit named, and nothing in them executed."""
 
 import json
+import math
 import os
 import pickle
 import re
@@ -14,10 +15,12 @@ from aits_func.base.tree import named_leaves
 from aits_func.base.types import Population, TrainState
 from aits_func.edge.checkpoint import (
     FORMAT,
+    MAX_HEADER,
     Metadata,
     load_checkpoint,
     read_metadata,
     save_checkpoint,
+    with_digest,
     write_atomically,
 )
 from aits_func.edge.config import InputError
@@ -150,6 +153,9 @@ def test_metadata_is_read_without_the_tensors(path):
         {"seed": "x"},
         {"epoch": "1.5"},
         {"config": "[" * 100_000},
+        {"config": '[["epochs", 1]]'},
+        {"epoch": "-1"},
+        {"seed": "9" * 5000},
     ],
 )
 def test_damaged_metadata_is_an_input_error(path, damage):
@@ -162,7 +168,14 @@ def test_damaged_metadata_is_an_input_error(path, damage):
     assert refused(read_metadata, path).startswith(f"{path}: the checkpoint's metadata is damaged")
 
 
-@pytest.mark.parametrize("shape", [5, [], ["x", "y"], None])
+@pytest.mark.parametrize("config", [{"a": 2**63}, {"a": [[[[[[[[[[[[[[[[[1]]]]]]]]]]]]]]]]]}])
+def test_a_configuration_that_cannot_be_ours_is_an_input_error(path, config):
+    rewrite(path, lambda header: header["__metadata__"].update(config=json.dumps(config)))
+    message = refused(read_metadata, path)
+    assert message.startswith((f"{path}: holds an integer of more than 64 bits", f"{path}: is nested more than 16"))
+
+
+@pytest.mark.parametrize("shape", [5, [], ["x", "y"], None, [math.inf, 2], [True, 2], [2.5, 2]])
 def test_a_damaged_shape_is_an_input_error(path, shape):
     rewrite(path, lambda header: header.update({"p.sample.system.position": {"shape": shape}}))
     assert "metadata is damaged" in refused(read_metadata, path)
@@ -225,6 +238,71 @@ def test_truncated_at_any_byte_it_is_an_input_error(path, tmp_path):
 def test_with_more_behind_it_it_is_an_input_error(path):
     path.write_bytes(path.read_bytes() + b"\0")
     assert "damaged checkpoint" in refused(load_checkpoint, path, tree())
+
+
+@pytest.mark.parametrize("prefix", ["", "state."])
+def test_with_any_byte_changed_it_is_an_input_error(path, tmp_path, prefix):
+    data, changed = path.read_bytes(), tmp_path / "changed"
+    like = tree()["state"] if prefix else tree()
+    for place in range(len(data)):
+        changed.write_bytes(data[:place] + bytes([data[place] ^ 1 << place % 8]) + data[place + 1 :])
+        assert refused(load_checkpoint, changed, like, prefix=prefix).startswith(f"{changed}: ")
+
+
+def test_a_checkpoint_whose_digest_is_not_its_own_is_said_to_be_damaged(path):
+    data = path.read_bytes()
+    assert with_digest(data) == data
+    path.write_bytes(data[:-1] + b"\1")
+    assert refused(load_checkpoint, path, tree()) == (
+        f"{path}: damaged checkpoint (its digest is not that of its content); use another one"
+    )
+    path.write_bytes(with_digest(path.read_bytes()))
+    load_checkpoint(path, tree())
+
+
+@pytest.mark.parametrize("digest", [None, "", "x", "\ud800", 32 * "0"])
+def test_a_checkpoint_without_a_digest_is_damaged(path, digest):
+    def change(header):
+        del header["__metadata__"]["digest"]
+        if digest is not None:
+            header["__metadata__"]["digest"] = digest
+
+    rewrite(path, change)
+    assert "damaged checkpoint" in refused(load_checkpoint, path, tree())
+
+
+def test_a_stranger_of_a_gigabyte_is_neither_read_nor_taken(path):
+    size = len(path.read_bytes()) - 8 - struct.unpack("<Q", path.read_bytes()[:8])[0]
+    stranger = {"dtype": "U8", "shape": [2**30], "data_offsets": [size, size + 2**30]}
+    rewrite(path, lambda header: header.update(stranger=stranger))
+    os.truncate(path, path.stat().st_size + 2**30)
+    assert "holds stranger, which this configuration has not" in refused(load_checkpoint, path, tree())
+
+
+@pytest.mark.parametrize("entry", [3, None, {}, {"shape": 3, "dtype": "F64"}, {"shape": [2, 3], "dtype": 3}])
+def test_a_leaf_that_is_described_as_no_tensor_is_named(path, entry):
+    rewrite(path, lambda header: header.update(weight=entry))
+    message = refused(load_checkpoint, path, tree())
+    assert message.startswith(f"{path}: damaged checkpoint (weight has no shape or dtype)")
+
+
+def test_what_was_loaded_outlives_the_file(path):
+    loaded = load_checkpoint(path, tree())
+    data = path.read_bytes()
+    with path.open("r+b") as file:  # in place, as a copy over it does
+        file.write(b"\xff" * len(data))
+    assert_same(loaded, tree())
+
+
+def test_a_header_beyond_its_bound_is_refused_unread(path):
+    rewrite(path, lambda header: header["__metadata__"].update(more="x" * MAX_HEADER))
+    assert "truncated or not a checkpoint" in refused(read_metadata, path)
+
+
+@pytest.mark.parametrize("path", ["pipe", "/dev/zero"])
+def test_what_has_no_end_is_refused_without_being_opened(tmp_path, path):
+    os.mkfifo(tmp_path / "pipe")
+    assert "cannot read this checkpoint: not a regular file" in refused(read_metadata, tmp_path / path)
 
 
 def test_with_any_byte_of_its_header_changed_it_is_an_input_error_or_still_a_checkpoint(path, tmp_path):

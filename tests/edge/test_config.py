@@ -8,6 +8,8 @@ import pytest
 from aits_func.base.engine import MODES
 from aits_func.edge.config import (
     CHOICES,
+    MAX_FILE,
+    MAX_WEIGHTS,
     SOURCE_PRESET,
     CompareConfig,
     InputError,
@@ -415,6 +417,10 @@ def test_a_file_is_read_as_toml(tmp_path):
         (b"epochs = " + b"9" * 5000, "not valid TOML"),
         (b"x = " + b"[" * 100_000, "not valid TOML"),
         (b"\xff\xfe\x00", "not a UTF-8 text file"),
+        (b"x = " + b"[" * 17 + b"]" * 17, "nested more than 16 levels deep"),
+        (b"epochs = 0x" + b"f" * 5000, "an integer of more than 64 bits"),
+        (b"#" * (MAX_FILE + 1), "larger than 0.25 MiB"),
+        (b"\n" + b"a." * 257 + b"a = 1", "line 2 has more than 256 points; break it into several"),
     ],
 )
 def test_what_is_not_toml_is_refused_with_the_file(tmp_path, content, complaint):
@@ -430,3 +436,37 @@ def test_a_missing_file_and_a_folder_are_refused(tmp_path):
         read_toml(tmp_path / "no.toml")
     with pytest.raises(InputError, match="cannot read this configuration: Is a directory"):
         read_toml(tmp_path)
+
+
+def test_a_file_of_the_greatest_size_with_the_most_points_in_a_line_is_read(tmp_path):
+    lines = b"x = [" + b"1.5," * 255 + b"0.5]\n#"
+    (tmp_path / "a.toml").write_bytes(lines + b"#" * (MAX_FILE - len(lines)))
+    assert len(read_toml(tmp_path / "a.toml")["x"]) == 256
+
+
+# --- what memory cannot hold
+
+
+@pytest.mark.parametrize(("key", "most"), [("history_len", 10_000), ("fourier_features", 65_536), ("softening", 1e150)])
+def test_the_greatest_value_is_allowed_and_the_next_above_is_refused(key, most):
+    options = {"policy": "criterion", "features": "basic"}
+    if key != "fourier_features":  # so many are refused by the weights that they make
+        assert getattr(train(options | {key: most}), key) == most
+    above = most + 1 if isinstance(most, int) else most * 1.01
+    assert refused(options | {key: above}).startswith(f"a.toml: {key} must be <= {most}, got ")
+
+
+@pytest.mark.parametrize("key", ["systems", "hidden"])
+def test_a_list_has_at_most_a_thousand_entries(key):
+    entry = "pythagorean" if key == "systems" else 1
+    assert len(getattr(train({key: [entry] * 1000}), key)) == 1000
+    assert refused({key: [entry] * 1001}) == f"a.toml: {key} must have at most 1000 entries, got 1001"
+
+
+def test_a_network_has_a_greatest_size():
+    side = math.isqrt(MAX_WEIGHTS)
+    train({"hidden": [side, side - 1]})
+    message = refused({"hidden": [side, side + 1]})
+    assert message.startswith(f"a.toml: the network must have at most {MAX_WEIGHTS} weights, got about ")
+    assert "fourier_features = 60000" in refused({"features": "rich", "history_len": 100, "fourier_features": 60_000})
+    train({"hidden": [side, side + 1], "policy": "criterion"})  # which has no network

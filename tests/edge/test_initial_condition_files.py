@@ -6,6 +6,7 @@ import os
 import pickle
 import re
 import sys
+import tracemalloc
 
 import pytest
 import torch
@@ -136,6 +137,9 @@ BAD = {
     "binary text": ("a.txt", bytes(range(256)), "is not UTF-8 text"),
     "text of null characters": ("a.txt", b"\0" * 100, "columns"),
     "one body": ("a.txt", b"1 0 0 0 1", "2 to 4096 bodies"),
+    "too many bodies in text": ("a.txt", b"1 0 0 0 1\n" * 4097, "holds more than 4096 bodies"),
+    "too many small bodies": ("a.npy", array_bytes(np.ones((590_000, 7), dtype="int8")), "2 to 4096 bodies"),
+    "impossible shape": ("a.npy", header_bytes((2**63, 5)) + b"1234", "damaged"),
     "too many bodies": ("a.npy", array_bytes(np.ones((5000, 5))), "2 to 4096 bodies"),
     "negative mass": ("a.txt", b"-1 0 0 0 1\n2 1 0 0 1", "mass must be >= 0"),
     "no mass at all": ("a.txt", b"0 0 0 0 1\n0 1 0 0 1", "at least one body must have mass"),
@@ -323,3 +327,27 @@ def test_without_numpy_only_npy_fails_and_names_the_extra(tmp_path, monkeypatch)
     for suffix in (".txt", ".json"):
         save_system(tmp_path / f"a{suffix}", known_orbit("moth_1"))
         assert load_system(tmp_path / f"a{suffix}").system.mass.tolist() == [1.0, 1.0, 1.0]
+
+
+def test_an_array_as_python_2_wrote_it_is_read_in_silence(tmp_path):
+    data = array_bytes(np.array(ROWS)).replace(b"'shape': (2, 5)", b"'shape': (2L, 5)")
+    length = int.from_bytes(data[8:10], "little") + 1  # by the L
+    (tmp_path / "a.npy").write_bytes(data[:8] + length.to_bytes(2, "little") + data[10:])
+    assert load_system(tmp_path / "a.npy").system.mass.tolist() == [1.0, 2.5]
+
+
+def test_four_thousand_bodies_and_a_hundred_thousand_lines_without_any_are_read(tmp_path):
+    rows = "".join(f"1 {number} 0 0 1\n" for number in range(files.MAX_BODIES))
+    (tmp_path / "a.txt").write_text(100_000 * "\n" + rows)
+    assert len(load_system(tmp_path / "a.txt").system.mass) == files.MAX_BODIES
+
+
+def test_an_array_of_too_many_bodies_is_refused_before_it_is_unpacked(tmp_path):
+    data = array_bytes(np.ones((590_000, 7), dtype="int8"))
+    (tmp_path / "a.npy").write_bytes(data)
+    tracemalloc.start()
+    with pytest.raises(ValueError, match=r"4096 bodies are needed, got N = 590000"):
+        load_system(tmp_path / "a.npy")
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 8 * len(data)  # the file, its copy and the array; as lists of Python's floats it is forty times that

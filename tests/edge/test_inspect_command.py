@@ -5,7 +5,7 @@ import struct
 
 import torch
 
-from aits_func.edge.checkpoint import read_metadata, save_checkpoint
+from aits_func.edge.checkpoint import read_metadata, save_checkpoint, with_digest
 from aits_func.timestep.invariant import INVARIANT_NAMES
 
 
@@ -63,8 +63,8 @@ def test_a_policy_that_was_trained_on_another_device_is_described_here(succeed, 
     header = json.loads(data[8 : 8 + length])
     config = json.loads(header["__metadata__"]["config"]) | {"device": "cuda:99"}
     header["__metadata__"]["config"] = json.dumps(config)
-    text = json.dumps(header).encode()
-    path.write_bytes(struct.pack("<Q", len(text)) + text + data[8 + length :])
+    text = json.dumps(header, separators=(",", ":")).encode()
+    path.write_bytes(with_digest(struct.pack("<Q", len(text)) + text + data[8 + length :]))
     assert read_metadata(path).config["device"] == "cuda:99"
     assert table(succeed("inspect", path))["device"] == "cuda:99"
 
@@ -78,3 +78,16 @@ def test_a_checkpoint_of_another_configuration_is_refused_by_the_leaf_that_does_
 def test_a_folder_without_a_checkpoint_is_refused(refuse, tmp_path):
     message = refuse("inspect", tmp_path)
     assert f"{tmp_path}/checkpoint.safetensors: cannot read this checkpoint: No such file" in message
+
+
+def test_no_control_character_of_a_checkpoint_reaches_the_terminal(succeed, trained, tmp_path):
+    data = (trained / "checkpoint.safetensors").read_bytes()
+    (length,) = struct.unpack("<Q", data[:8])
+    header = json.loads(data[8 : 8 + length])
+    header["__metadata__"]["torch"] = "\x1b[2J9.9"
+    header["__metadata__"]["config"] = json.dumps(json.loads(header["__metadata__"]["config"]) | {"device": "\x1b[31m"})
+    text = json.dumps(header, separators=(",", ":")).encode()
+    (tmp_path / "a").write_bytes(with_digest(struct.pack("<Q", len(text)) + text + data[8 + length :]))
+    rows = table(out := succeed("inspect", tmp_path / "a"))
+    assert (rows["written with"], rows["device"]) == (r"torch \x1b[2J9.9", r"\x1b[31m")
+    assert all(line.isprintable() for line in out.split("\n"))

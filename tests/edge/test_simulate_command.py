@@ -282,7 +282,7 @@ def test_an_interrupt_says_no_more_than_that(aits, write, trained, monkeypatch):
     def interrupt(*arguments, **options):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("aits_func.edge.commands.load_checkpoint", interrupt)
+    monkeypatch.setattr("aits_func.edge.commands.load_policy", interrupt)
     outcome = aits("simulate", write(), "--checkpoint", trained, "--out", trained)  # where a training could go on
     assert (outcome.code, outcome.err) == (130, "aits simulate: interrupted\n")
 
@@ -355,3 +355,15 @@ def test_in_a_comparison_a_system_that_does_not_finish_is_a_result_and_no_failur
     assert outcome.code == 0
     assert outcome.err.startswith("warning: systems did not finish (free_fall_triple: 1 step limit)")
     assert "inf" in outcome.out
+
+
+def test_a_label_that_climbs_stays_inside_the_run(succeed, write, tmp_path, trained):
+    (tmp_path / "deep").mkdir()
+    config = write(simulate={"systems": [ROUND | {"label": "../../escaped"}, ROUND | {"label": "/tmp/../escaped"}]})
+    before = set(tmp_path.rglob("*"))
+    succeed("simulate", config, "--checkpoint", trained, "--out", "deep/a")
+    new = set(tmp_path.rglob("*")) - before
+    assert all(path.is_relative_to(tmp_path / "deep" / "a") for path in new)
+    assert not [path for path in new if "escaped" in path.name]
+    names = numpy.load(tmp_path / "deep" / "a" / "trajectory.npz").files
+    assert {name.split("escaped")[0] for name in names} == {".._.._", "_tmp_.._"}

@@ -124,6 +124,12 @@ def test_binaries_come_with_their_kepler_periods_and_triples_without():
         ({"kind": "gaussian_cluster", "dimensions": 4}, "dimensions must be 2 or 3, got 4"),
         ({"kind": "gaussian_cluster", "seed": "abc"}, "systems of kind 'gaussian_cluster'"),
         ({"kind": "binaries", "label": 3}, "label of an entry of systems must be a string, got 3"),
+        ({"kind": "binaries", "label": "a\nb"}, r"at most 200 printable characters, got 'a\nb'"),
+        ({"kind": "binaries", "label": "\x1b[2J"}, r"at most 200 printable characters, got '\x1b[2J'"),
+        ({"name": "pythagorean", "label": "nul\0"}, r"at most 200 printable characters, got 'nul\x00'"),
+        ({"name": "pythagorean", "label": "x" * 201}, "at most 200 printable characters, got 'xxx"),
+        ({"kind": "binaries", "count": 2**21 + 1}, "count = 2097153 of bodies = 3 are more than memory may hold"),
+        ({"kind": "gaussian_cluster", "count": 300, "bodies": 500}, "count = 300 of bodies = 500 are more than"),
     ],
 )
 def test_a_mistake_in_a_generator_s_entry_is_named_with_the_file(entry, complaint):
@@ -148,6 +154,7 @@ def test_a_file_is_a_batch_of_one_to_the_bit(tmp_path, suffix):
     save_system(path, known_orbit("pythagorean"))
     (item,) = load(str(path))
     assert item.label == str(path)
+    assert array_name(item.label).isprintable()
     assert same((leaf[0] for leaf in item.systems), known_orbit("pythagorean"))
 
 
@@ -251,3 +258,15 @@ def test_a_simulation_draws_other_systems_than_the_training_unless_both_name_a_s
 def test_the_error_of_a_bad_entry_is_an_input_error():
     with pytest.raises(InputError):
         load("qqqq")
+
+
+def test_the_label_of_a_file_is_printable_whatever_it_is_called(tmp_path):
+    path = tmp_path / "two\nlines\x1b[2J.txt"
+    save_system(path, known_orbit("pythagorean"))
+    assert load(str(path))[0].label == f"{tmp_path}/two\\nlines\\x1b[2J.txt"
+
+
+def test_a_label_of_the_greatest_length_with_any_printable_character_is_taken():
+    label = "../η [red] $x$ ".ljust(200, ".")
+    assert load({"name": "pythagorean", "label": label})[0].label == label
+    assert "/" not in array_name(label)

@@ -510,3 +510,14 @@ def test_a_simulation_may_ask_for_another_scheme_than_the_training(succeed, writ
 def test_a_policy_that_its_scheme_does_not_take_is_refused(refuse, write, tmp_path, options, complaint):
     assert complaint in refuse("train", write(train=options), "--out", "a")
     assert not (tmp_path / "a").exists()
+
+
+def test_an_interrupt_of_a_run_that_cannot_be_resumed_says_no_more(aits, succeed, write, tmp_path, monkeypatch):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    succeed("train", write(), "--out", "a")
+    (tmp_path / "a" / "checkpoint.safetensors").write_bytes(b"damaged")
+    monkeypatch.setattr("aits_func.edge.training_run.stored_config", interrupt)
+    outcome = aits("train", "--resume", "a", "--epochs", "3")
+    assert (outcome.code, outcome.err) == (130, "aits train: interrupted\n")
