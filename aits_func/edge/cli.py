@@ -12,9 +12,19 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .config import CHOICES, CompareConfig, PhysicsConfig, SimulateConfig, TrainConfig, default_of, nearest
+from . import signals
+from .config import (
+    CHOICES,
+    CompareConfig,
+    PhysicsConfig,
+    SimulateConfig,
+    TrainConfig,
+    WriteError,
+    default_of,
+    nearest,
+)
 
-INTERRUPTED, BAD_INPUT = 130, 2
+FAILED, BAD_INPUT = 1, 2
 _NOT_FLAGS = ("field", "preset", "rules")
 _EPILOG = (
     "Every key of the TOML file is a flag too: --learning-rate 1e-3 overrides learning_rate. Files override defaults."
@@ -46,14 +56,28 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 only on success, 2 for bad input, 130 when interrupted."""
+    """Run one command.
+
+    Args:
+        arguments: the words of the command line; those of the process by default.
+
+    Returns:
+        The exit code: 0 only on success, 1 for a run that failed, 2 for bad input, 130 when interrupted, 143 when
+        terminated.
+    """
     options = vars(_build_parser().parse_args(arguments))
     command, debug = options.pop("command"), options.pop("debug")
     try:
         return _run(command, options)
-    except KeyboardInterrupt:  # while the libraries were loaded
-        print(f"aits {command}: interrupted", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as interruption:
+        print(f"aits {command}: interrupted{_notes(interruption)}", file=sys.stderr)
+        return signals.exit_code(interruption)
+    except WriteError as error:
+        if debug:
+            raise
+        notes = _notes(error)
+        print(f"aits {command}: error: {f'{error.fact}; stopped{notes}' if notes else error}", file=sys.stderr)
+        return FAILED
     except (ValueError, OSError) as error:  # an InputError is a ValueError
         if debug:
             raise
@@ -64,11 +88,12 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(command: str, options: dict[str, Any]) -> int:
     from . import commands
 
-    try:
-        return int(getattr(commands, command)(options))
-    except KeyboardInterrupt:
-        print(f"aits {command}: interrupted{commands.how_to_go_on(command, options)}", file=sys.stderr)
-        return INTERRUPTED
+    signals.loaded()
+    return int(getattr(commands, command)(options))
+
+
+def _notes(error: BaseException) -> str:
+    return "".join(getattr(error, "__notes__", ()))
 
 
 def _build_parser() -> argparse.ArgumentParser:

@@ -24,6 +24,15 @@ class InputError(ValueError):
     """Something the user handed in is wrong: one line with what, where, and the remedy."""
 
 
+class WriteError(InputError):
+    """A file cannot be written: the disk is full, or its folder has gone. What was asked for was in order."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        """Of the file, and of what the system said."""
+        self.fact = f"{path}: cannot write this file: {error.strerror}"  # for whoever knows a better remedy
+        super().__init__(f"{self.fact}; choose another --out")
+
+
 @dataclass(frozen=True)
 class PhysicsConfig:
     """What all sections share."""

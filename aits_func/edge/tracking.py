@@ -2,12 +2,13 @@
 
 import json
 import math
+import os
 from pathlib import Path
 from typing import Any, Protocol
 
 from ..loops.epoch import EpochInfo
 from .checkpoint import write_atomically
-from .config import InputError
+from .config import WriteError
 
 
 class Tracker(Protocol):
@@ -27,12 +28,14 @@ class JsonlTracker:
         write_atomically(path, "".join(_line(metrics) for metrics in kept).encode())
 
     def log(self, metrics: dict[str, Any]) -> None:
-        """Append one line."""
+        """Append one line, on disk before the checkpoint that counts on it."""
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(_line(metrics))
+                file.flush()
+                os.fsync(file.fileno())
         except OSError as error:
-            raise InputError(f"{self.path}: cannot write this file: {error.strerror}") from None
+            raise WriteError(self.path, error) from None
 
 
 def read_metrics(path: Path) -> list[dict[str, Any]]:
