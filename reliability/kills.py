@@ -9,7 +9,6 @@ import random
 import signal
 import subprocess
 import sys
-import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -27,6 +26,7 @@ from reliability.runs import (
     is_complete,
     numbers_in,
     unreadable,
+    work_folder,
     write_configuration,
 )
 from reliability.sabotage import KILL
@@ -48,8 +48,8 @@ class Life(NamedTuple):
 def campaign(short: bool) -> list[Finding]:
     """Every way to die; in the short form every eighth call and a few random moments of loaded processes."""
     draw = random.Random(1)
-    with tempfile.TemporaryDirectory() as name, nursery() as run:
-        few, many = (_prepared(Path(name) / each, epochs, run) for each, epochs in (("few", FEW), ("many", MANY)))
+    with work_folder(short) as folder, nursery() as run:
+        few, many = (prepared(folder / each, epochs, run) for each, epochs in (("few", FEW), ("many", MANY)))
         lives = {
             "at every call": every_call(few, run, every=8 if short else 1),
             "at random calls": random_calls(few, run, draw, lives=1 if short else 30),
@@ -156,7 +156,7 @@ def live(folder: Path, name: str, deaths: Iterable[object], attempt: Attempt) ->
     return Life(tuple(died), starts, tuple(stuck), tuple(damage), different)
 
 
-def _prepared(folder: Path, epochs: int, run: Run) -> Path:
+def prepared(folder: Path, epochs: int, run: Run) -> Path:
     """A folder with the configuration and the unbroken run."""
     folder.mkdir()
     write_configuration(folder, epochs=epochs)

@@ -31,6 +31,8 @@ class Child(NamedTuple):
     what: str = ""  # of `sabotage`, and where
     at: int = 0
     signals: Sequence[tuple[float, int]] = ()  # (seconds to wait, signal), one after the other
+    wait: float = 0.0  # seconds before it starts
+    output: str = ""  # the file that it prints to, e.g. /dev/full; "" for one that is read afterwards
     pictures: bool = False  # drawn, which takes half a second; or a file of a few bytes in their place
 
 
@@ -103,8 +105,8 @@ def _end(pid: int, place: Path, told: tuple[int, int]) -> Ended:
     os.close(told[1])
     with os.fdopen(told[0]) as pipe:
         struck = pipe.read()
-    out, err = (place.with_suffix(suffix).read_text() for suffix in (".out", ".err"))
-    return Ended(os.waitstatus_to_exitcode(status), out, err, struck)
+    out, err = (Path(f"{place}.{kind}") for kind in ("out", "err"))
+    return Ended(os.waitstatus_to_exitcode(status), out.read_text() if out.exists() else "", err.read_text(), struck)
 
 
 def _live(child: Child, place: Path, start: int, told: int) -> None:
@@ -116,14 +118,15 @@ def _live(child: Child, place: Path, start: int, told: int) -> None:
     code = 1
     try:
         signal.alarm(_LIMIT)
-        for handle, suffix in ((1, ".out"), (2, ".err")):
-            os.dup2(os.open(place.with_suffix(suffix), os.O_WRONLY | os.O_CREAT | os.O_TRUNC), handle)
+        for handle, file in ((1, child.output or f"{place}.out"), (2, f"{place}.err")):
+            os.dup2(os.open(file, os.O_WRONLY | os.O_CREAT | os.O_TRUNC), handle)
         os.chdir(child.folder)
         if not child.pictures:
             pictures._save = lambda figure, path: write_atomically(path, b"a picture")
         sabotage(child.what, child.at, Path(child.folder), lambda label: os.write(told, label.encode()) and None)
         sys.argv = ["aits", *child.arguments]
         os.read(start, 1)
+        time.sleep(child.wait)
         program()
     except SystemExit as stop:
         code = stop.code if isinstance(stop.code, int) else 1

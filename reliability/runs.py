@@ -1,6 +1,10 @@
 """What the campaigns against runs share: a small training, its directory read in full, and two of them compared."""
 
+import contextlib
 import json
+import os
+import shlex
+import tempfile
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -60,6 +64,14 @@ class Ended(NamedTuple):
     struck: str = ""  # the call at which something befell it; "" if it got to its end before
 
 
+@contextlib.contextmanager
+def work_folder(short: bool) -> Iterator[Path]:
+    """A folder for a campaign: on disk, or in memory in the short form, whose time would go into waiting for disks."""
+    memory = Path("/dev/shm")
+    with tempfile.TemporaryDirectory(dir=memory if short and os.access(memory, os.W_OK) else None) as name:
+        yield Path(name)
+
+
 def write_configuration(folder: Path, *, epochs: int) -> None:
     """Write run.toml, the small training that all campaigns run."""
     (folder / "run.toml").write_text(_CONFIGURATION.format(epochs=epochs))
@@ -70,6 +82,12 @@ def command_to_go_on(run: Path) -> tuple[str, ...]:
     if (run / "config.toml").exists():
         return ("train", "--resume", run.name)
     return ("train", "run.toml", "--out", run.name)
+
+
+def advice(end: Ended) -> tuple[str, ...]:
+    """The command that a process names to go on with; () if it names none."""
+    _, named, command = end.err.rstrip("\n").partition("go on with: aits ")
+    return tuple(shlex.split(command)) if named else ()
 
 
 def is_complete(end: Ended) -> bool:

@@ -72,17 +72,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt as interruption:
         print(f"aits {command}: interrupted{_notes(interruption)}", file=sys.stderr)
         return signals.exit_code(interruption)
-    except WriteError as error:
-        if debug:
-            raise
-        notes = _notes(error)
-        print(f"aits {command}: error: {f'{error.fact}; stopped{notes}' if notes else error}", file=sys.stderr)
-        return FAILED
     except (ValueError, OSError) as error:  # an InputError is a ValueError
         if debug:
             raise
-        print(f"aits {command}: error: {' '.join(str(error).split())}", file=sys.stderr)
-        return BAD_INPUT
+        print(f"aits {command}: error: {' '.join(_message(error).split())}", file=sys.stderr)
+        return FAILED if isinstance(error, WriteError | OSError) else BAD_INPUT
 
 
 def _run(command: str, options: dict[str, Any]) -> int:
@@ -90,6 +84,12 @@ def _run(command: str, options: dict[str, Any]) -> int:
 
     signals.loaded()
     return int(getattr(commands, command)(options))
+
+
+def _message(error: ValueError | OSError) -> str:
+    """What went wrong, with how to go on in the place of another remedy, where there is a run to go on with."""
+    notes = _notes(error)
+    return f"{error.fact if isinstance(error, WriteError) else error}; stopped{notes}" if notes else str(error)
 
 
 def _notes(error: BaseException) -> str:

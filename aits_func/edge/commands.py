@@ -148,10 +148,13 @@ def inspect(options: dict[str, Any]) -> int:
 
 @contextlib.contextmanager
 def _saying_how_to_go_on(directory: Path) -> Iterator[None]:
-    """Whoever is interrupted, or stopped by a full disk, learns what to do next: a note on the exception."""
+    """Whoever is interrupted, or stopped as something cannot be written, learns what to do next.
+
+    It is a note on the exception; an `OSError` that nobody has caught is of a terminal, or a pipe, that has gone.
+    """
     try:
         yield
-    except (KeyboardInterrupt, WriteError) as stop:
+    except (KeyboardInterrupt, WriteError, OSError) as stop:
         with contextlib.suppress(InputError):  # of a checkpoint that cannot be read any more
             stop.add_note(_how_to_go_on(directory))
         raise
