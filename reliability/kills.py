@@ -46,14 +46,14 @@ class Life(NamedTuple):
 
 
 def campaign(short: bool) -> list[Finding]:
-    """Every way to die; in the short form every eighth call and a few random moments of loaded processes."""
+    """Every way to die; in the short form every twelfth call and a few random moments of loaded processes."""
     draw = random.Random(1)
     with work_folder(short) as folder, nursery() as run:
         few, many = (prepared(folder / each, epochs, run) for each, epochs in (("few", FEW), ("many", MANY)))
         lives = {
-            "at every call": every_call(few, run, every=8 if short else 1),
+            "at every call": every_call(few, run, every=12 if short else 1),
             "at random calls": random_calls(few, run, draw, lives=1 if short else 30),
-            "at random moments": random_moments(many, run, draw, kills=2 if short else 150),
+            "at random moments": random_moments(many, run, draw, kills=1 if short else 150),
         }
         if not short:
             lives["of whole processes"] = processes(many, draw, kills=110)
@@ -103,7 +103,7 @@ def every_call(folder: Path, run: Run, *, every: int = 1) -> list[Life]:
 
 def random_calls(folder: Path, run: Run, draw: random.Random, *, lives: int) -> list[Life]:
     """Runs that are killed at one of the next forty calls, resumed, and killed again, until they are done."""
-    deaths = [[draw.randint(1, 40) for _ in range(30)] for _ in range(lives)]
+    deaths = [[draw.randint(1, 40) for _ in range(15)] for _ in range(lives)]
     return [live(folder, f"calls{i}", each, _at_a_call(folder, run)) for i, each in enumerate(deaths)]
 
 

@@ -167,7 +167,8 @@ def _read(path: Path) -> None:
         for line in path.read_text().split("\n")[:-1]:  # what follows the last end of a line is half a line
             json.loads(line)
     elif path.suffix == ".npz":
-        with numpy.load(path, allow_pickle=False) as arrays:
+        # The file apart, as numpy leaves that of a broken archive open.
+        with path.open("rb") as file, numpy.load(file, allow_pickle=False) as arrays:
             _ = [arrays[name] for name in arrays]
 
 
