@@ -46,18 +46,32 @@ class Life(NamedTuple):
 
 
 def campaign(short: bool) -> list[Finding]:
-    """Every way to die; in the short form every twelfth call and a few random moments of loaded processes."""
+    """Every way to die; in the short form every twelfth call, and one run that dies again and again."""
     draw = random.Random(1)
     with work_folder(short) as folder, nursery() as run:
-        few, many = (prepared(folder / each, epochs, run) for each, epochs in (("few", FEW), ("many", MANY)))
+        few = prepared(folder / "few", FEW, run)
         lives = {
             "at every call": every_call(few, run, every=12 if short else 1),
             "at random calls": random_calls(few, run, draw, lives=1 if short else 30),
-            "at random moments": random_moments(many, run, draw, kills=1 if short else 150),
         }
-        if not short:
-            lives["of whole processes"] = processes(many, draw, kills=110)
-        return findings(lives, numbers_in(few / "whole"))
+        if short:
+            return findings(lives, numbers_in(few / "whole"))
+        many = prepared(folder / "many", MANY, run)
+        lives["at random moments"] = random_moments(many, run, draw, kills=150)
+        lives["of whole processes"] = processes(many, draw, kills=110)
+        return [*findings(lives, numbers_in(few / "whole")), other_commands(few, run)]
+
+
+def other_commands(folder: Path, run: Run) -> Finding:
+    """Those that are not resumed: what they have written is whole."""
+    kills, broken = 0, []
+    for word, *more in (("both",), ("simulate", "--checkpoint", "whole"), ("compare",)):
+        at = 1
+        while (end := run(Child(str(folder), (word, "run.toml", *more, "--out", f"{word}{at}"), KILL, at))[0]).struck:
+            broken += [f"{word}, killed at {end.struck}: {problem}" for problem in unreadable(folder / f"{word}{at}")]
+            kills, at = kills + 1, at + 1
+    promise = "killed at any call, aits both, simulate and compare leave nothing that is unreadable"
+    return Finding(promise, kills > 0 and not broken, {"kills": kills, "unreadable files": len(broken)}, tuple(broken))
 
 
 def findings(lives: Mapping[str, Sequence[Life]], numbers: int) -> list[Finding]:

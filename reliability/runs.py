@@ -161,7 +161,7 @@ def _read(path: Path) -> None:
         load_file(path)
     elif path.name == "config.toml":
         tomllib.loads(path.read_text())
-    elif path.name == "summary.json":
+    elif path.suffix == ".json":
         json.loads(path.read_text())
     elif path.name == "metrics.jsonl":
         for line in path.read_text().split("\n")[:-1]:  # what follows the last end of a line is half a line

@@ -210,7 +210,7 @@ def _resumed_training(
     directory = options["resume"]
     if options.get("out"):
         raise InputError("--out and --resume exclude each other: a resumed run stays in its directory")
-    with files.resumed_run(directory), _saying_how_to_go_on(directory):
+    with _saying_how_to_go_on(directory), files.resumed_run(directory):
         config = build_config(TrainConfig, tables, flags, where=where, base=training.stored_config(directory))
         start = training.resume(config, directory, where)
         # What may have changed, the number of epochs above all, belongs into the file that makes the run again.
@@ -329,7 +329,7 @@ def _new_run(options: dict[str, Any], sections: dict[str, dict[str, Any]]) -> It
     directory = _directory(options)
     if directory is None:
         raise InputError("without a configuration file a run directory is needed: --out DIR")
-    with files.new_run(directory), _saying_how_to_go_on(directory):
+    with _saying_how_to_go_on(directory), files.new_run(directory):
         files.write_config(directory, sections)
         yield directory
 
