@@ -30,14 +30,19 @@ def campaign(short: bool) -> list[Finding]:
     draw = random.Random(2)
     with work_folder(short) as place, nursery() as run:
         folder = prepared(place / "runs", EPOCHS, run)
-        return [
-            *full_disks(folder, run, short),
-            *findings_in_a_namespace(short),
-            *places(folder, run, short),
-            clocks(folder, run, 1 if short else 20),
-            *shared_directories(folder, run, draw, 1 if short else 15),
-            *interruptions(folder, run, draw, short),
-        ]
+        found: list[Finding] = []
+        for scenes in (
+            full_disks(folder, run, short),
+            findings_in_a_namespace(short),
+            places(folder, run, short),
+            [clocks(folder, run, 1 if short else 20)],
+            shared_directories(folder, run, draw, 1 if short else 15),
+            interruptions(folder, run, draw, short),
+        ):
+            for each in scenes:
+                print(f"{'held' if each.held else 'BROKEN'}: {each.promise}", file=sys.stderr, flush=True)
+                found.append(each)
+        return found
 
 
 # --- full disks

@@ -112,7 +112,7 @@ def _end(pid: int, place: Path, told: tuple[int, int]) -> Ended:
 def _live(child: Child, place: Path, start: int, told: int) -> None:
     """The life of a child; does not return."""
     from aits_func.__main__ import program
-    from aits_func.edge import pictures
+    from aits_func.edge import pictures, signals
     from aits_func.edge.checkpoint import write_atomically
 
     code = 1
@@ -124,6 +124,9 @@ def _live(child: Child, place: Path, start: int, told: int) -> None:
         if not child.pictures:
             pictures._save = lambda figure, path: write_atomically(path, b"a picture")
         sabotage(child.what, child.at, Path(child.folder), lambda label: os.write(told, label.encode()) and None)
+        # Signals may come as soon as it starts; a shell may have made all its children ignore the first.
+        signal.signal(signal.SIGINT, signal.default_int_handler)
+        signals.take_over()
         sys.argv = ["aits", *child.arguments]
         os.read(start, 1)
         time.sleep(child.wait)
