@@ -155,7 +155,7 @@ def _saying_how_to_go_on(directory: Path) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, WriteError, OSError) as stop:
-        with contextlib.suppress(InputError):  # of a checkpoint that cannot be read any more
+        with contextlib.suppress(InputError, OSError):  # of a checkpoint that cannot be read any more
             stop.add_note(_how_to_go_on(directory))
         raise
 

@@ -26,8 +26,8 @@ def new_run(path: Path) -> Iterator[None]:
     Raises:
         InputError: if it cannot be made or written to, already holds a run, or another process is at work there.
     """
-    _refuse_another_run(path)
     try:
+        _refuse_another_run(path)
         path.mkdir(parents=True, exist_ok=True)
         lock = _lock(path)
     except OSError as error:
@@ -44,8 +44,8 @@ def resumed_run(path: Path) -> Iterator[None]:
     Raises:
         InputError: if there is none, it cannot be written to, or another process is at work there.
     """
-    require_run(path)
     try:
+        require_run(path)
         lock = _lock(path)
     except OSError as error:
         raise InputError(
