@@ -16,7 +16,7 @@ from pathlib import Path
 from reliability.findings import Finding, main
 from reliability.kills import prepared
 from reliability.nursery import Child, Run, nursery
-from reliability.runs import Ended, advice, difference, is_complete, is_one_line, unreadable
+from reliability.runs import Ended, advice, difference, is_complete, is_one_line, unreadable, work_folder
 
 EPOCHS = 12
 _NAMESPACE = ("unshare", "--map-root-user", "--mount")
@@ -37,11 +37,11 @@ def findings_in_a_namespace(short: bool) -> list[Finding]:
 
 def campaign(short: bool) -> list[Finding]:
     """Small disks of every size, with few files, and read-only ones."""
-    with tempfile.TemporaryDirectory() as name, nursery() as run:
-        folder = prepared(Path(name) / "runs", EPOCHS, run)
+    with work_folder(in_memory=True) as place, nursery() as run:
+        folder = prepared(place / "runs", EPOCHS, run)
         disk = folder / "disk"
         disk.mkdir()
-        sizes = [f"size={4 * pages}k" for pages in range(1, 48, 8 if short else 1)]
+        sizes = [f"size={4 * pages}k" for pages in range(1, 48, 8 if short else 2)]
         counts = [f"size=10m,nr_inodes={count}" for count in range(1, 12, 4 if short else 1)]
         return [
             _trainings("disks too small by any number of pages", sizes, disk, run),

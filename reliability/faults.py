@@ -8,7 +8,6 @@ import os
 import random
 import subprocess
 import sys
-import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from reliability.findings import Finding, main
 from reliability.interruptions import interruptions
 from reliability.kills import prepared
 from reliability.nursery import Child, Run, nursery
-from reliability.runs import Ended, difference, seconds_in, unreadable, work_folder
+from reliability.runs import difference, seconds_in, unreadable, work_folder
 from reliability.sabotage import CLOCK
 from reliability.sharing import shared_directories
 
@@ -28,7 +27,7 @@ EPOCHS = 3
 def campaign(short: bool) -> list[Finding]:
     """All faults; in the short form a few of each."""
     draw = random.Random(2)
-    with work_folder(short) as place, nursery() as run:
+    with work_folder(in_memory=True) as place, nursery() as run:
         folder = prepared(place / "runs", EPOCHS, run)
         found: list[Finding] = []
         for scenes in (
@@ -72,7 +71,7 @@ def full_disks(folder: Path, run: Run, short: bool) -> Iterator[Finding]:
 def places(folder: Path, run: Run, short: bool) -> Iterator[Finding]:
     """A directory that cannot be used, or that goes away."""
     (folder / "file").write_text("mine")
-    cases = [] if short else [_without_permission(folder)]
+    cases = [] if short else [_without_permission(folder, run)]
     for place in ("file", "file/below"):
         (end,) = run(Child(str(folder), ("train", "run.toml", "--out", place)))
         cases.append(Case(place, True, problem_of(end, (2,), folder / "nowhere")))
@@ -89,23 +88,17 @@ def places(folder: Path, run: Run, short: bool) -> Iterator[Finding]:
     yield finding("a command whose output cannot be written stops with one line", cases)
 
 
-def _without_permission(folder: Path) -> Case:
-    """A directory of somebody else: of root, for a process of nobody; of ours without the right to write."""
+def _without_permission(folder: Path, run: Run) -> Case:
+    """A directory without the right to write, for a process that is not root's: of nobody, if this one is root's."""
     place = folder / "not mine"
     place.mkdir()
-    root = os.geteuid() == 0
-    place.chmod(0o755 if root else 0o555)
-    for path in (folder.parent, folder):
+    for path in (folder.parent, folder, place):
         path.chmod(0o755)
-    command = [sys.executable, "-m", "aits_func", "train", "run.toml", "--out", "not mine/run"]
-    with tempfile.TemporaryDirectory() as cache:  # matplotlib wants to write somewhere
-        os.chmod(cache, 0o777)
-        user = {"user": 65534} if root else {}
-        environment = {**os.environ, "MPLCONFIGDIR": cache}
-        done = subprocess.run(command, cwd=folder, capture_output=True, text=True, env=environment, **user)
-    end = Ended(done.returncode, done.stdout, done.stderr)
-    said = "" if "Permission denied" in end.err else end.err
-    return Case("no permission", True, problem_of(end, (2,), place / "run") or said)
+    if os.geteuid() != 0:
+        place.chmod(0o555)
+    (end,) = run(Child(str(folder), ("train", "run.toml", "--out", "not mine/run"), nobody=os.geteuid() == 0))
+    problem = problem_of(end, (2,), place / "run")
+    return Case("no permission", True, problem or ("" if "Permission denied" in end.err else end.err))
 
 
 def _gone(folder: Path, run: Run, number: int, seconds: float) -> Case:

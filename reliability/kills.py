@@ -48,7 +48,7 @@ class Life(NamedTuple):
 def campaign(short: bool) -> list[Finding]:
     """Every way to die; in the short form every twelfth call, and one run that dies again and again."""
     draw = random.Random(1)
-    with work_folder(short) as folder, nursery() as run:
+    with work_folder(in_memory=short) as folder, nursery() as run:
         few = prepared(folder / "few", FEW, run)
         lives = {
             "at every call": every_call(few, run, every=12 if short else 1),

@@ -20,6 +20,7 @@ from typing import NamedTuple
 from reliability.runs import Ended, write_configuration
 from reliability.sabotage import sabotage
 
+_NOBODY = 65534
 _LIMIT = 120  # seconds that a child may take: none should come near
 
 
@@ -33,6 +34,7 @@ class Child(NamedTuple):
     signals: Sequence[tuple[float, int]] = ()  # (seconds to wait, signal), one after the other
     wait: float = 0.0  # seconds before it starts
     output: str = ""  # the file that it prints to, e.g. /dev/full; "" for one that is read afterwards
+    nobody: bool = False  # gives up the rights of root
     pictures: bool = False  # drawn, which takes half a second; or a file of a few bytes in their place
 
 
@@ -123,6 +125,8 @@ def _live(child: Child, place: Path, start: int, told: int) -> None:
         os.chdir(child.folder)
         if not child.pictures:
             pictures._save = lambda figure, path: write_atomically(path, b"a picture")
+        if child.nobody:
+            os.setresuid(_NOBODY, _NOBODY, _NOBODY)
         sabotage(child.what, child.at, Path(child.folder), lambda label: os.write(told, label.encode()) and None)
         # Signals may come as soon as it starts; a shell may have made all its children ignore the first.
         signal.signal(signal.SIGINT, signal.default_int_handler)

@@ -65,10 +65,10 @@ class Ended(NamedTuple):
 
 
 @contextlib.contextmanager
-def work_folder(short: bool) -> Iterator[Path]:
-    """A folder for a campaign: on disk, or in memory in the short form, whose time would go into waiting for disks."""
+def work_folder(*, in_memory: bool) -> Iterator[Path]:
+    """A folder for a campaign: on disk, or in memory, where that can be had and nothing depends on the disk."""
     memory = Path("/dev/shm")
-    with tempfile.TemporaryDirectory(dir=memory if short and os.access(memory, os.W_OK) else None) as name:
+    with tempfile.TemporaryDirectory(dir=memory if in_memory and os.access(memory, os.W_OK) else None) as name:
         yield Path(name)
 
 
