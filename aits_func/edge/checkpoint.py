@@ -17,11 +17,12 @@ import torch
 from torch import Tensor
 
 from ..base.tree import named_leaves, replace_leaves
+from .config import WriteError
 from .extras import load_extra
 from .untrusted import InputError, cannot_read, check_tables, require_regular
 
 FORMAT = "aits_func checkpoint"
-VERSION = 1
+VERSION = 2  # 2: with a digest
 MAX_HEADER = 2**20
 """Largest header that is read, in bytes: names, shapes and metadata; that of a usual run has ten thousand."""
 
@@ -55,7 +56,7 @@ def save_checkpoint(path: str | Path, tree: Any, *, config: dict[str, Any], seed
         epoch: finished epochs.
 
     Raises:
-        InputError: if the file cannot be written.
+        WriteError: if the file cannot be written.
     """
     safetensors = load_extra("safetensors.torch", "cli")
     # safetensors wants contiguous tensors that share no memory.
@@ -103,8 +104,10 @@ def _check_digest(path: str | Path) -> None:
 def write_atomically(path: Path, content: bytes) -> None:
     """Write a file so that it is never seen half-written, not even after a power cut.
 
+    A process that is killed can leave its temporary file, see `is_left_behind`.
+
     Raises:
-        InputError: if it cannot be written.
+        WriteError: if it cannot be written.
     """
     temporary = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
@@ -116,10 +119,15 @@ def write_atomically(path: Path, content: bytes) -> None:
         os.replace(temporary, path)
         _sync_directory(path.parent)
     except OSError as error:
-        raise InputError(f"{path}: cannot write this file: {error.strerror}; choose another --out") from None
+        raise WriteError(path, error) from None
     finally:
         with contextlib.suppress(OSError):  # after a success there is none, and no folder may be there either
             temporary.unlink()
+
+
+def is_left_behind(path: Path) -> bool:
+    """Whether a file is called like the temporary ones of `write_atomically`."""
+    return re.fullmatch(r"\..+\.\d+\.part", path.name) is not None
 
 
 def _sync_directory(path: Path) -> None:

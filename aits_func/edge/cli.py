@@ -12,10 +12,20 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn
 
-from .config import CHOICES, CompareConfig, PhysicsConfig, SimulateConfig, TrainConfig, default_of, nearest
+from . import signals
+from .config import (
+    CHOICES,
+    CompareConfig,
+    PhysicsConfig,
+    SimulateConfig,
+    TrainConfig,
+    WriteError,
+    default_of,
+    nearest,
+)
 from .untrusted import one_line
 
-INTERRUPTED, BAD_INPUT = 130, 2
+FAILED, BAD_INPUT = 1, 2
 _NOT_FLAGS = ("field", "preset", "rules")
 _EPILOG = (
     "Every key of the TOML file is a flag too: --learning-rate 1e-3 overrides learning_rate. Files override defaults."
@@ -47,29 +57,44 @@ class _Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one command; returns the exit code: 0 only on success, 2 for bad input, 130 when interrupted."""
+    """Run one command.
+
+    Args:
+        arguments: the words of the command line; those of the process by default.
+
+    Returns:
+        The exit code: 0 only on success, 1 for a run that failed, 2 for bad input, 130 when interrupted, 143 when
+        terminated.
+    """
     options = vars(_build_parser().parse_args(arguments))
     command, debug = options.pop("command"), options.pop("debug")
     try:
         return _run(command, options)
-    except KeyboardInterrupt:  # while the libraries were loaded
-        print(f"aits {command}: interrupted", file=sys.stderr)
-        return INTERRUPTED
+    except KeyboardInterrupt as interruption:
+        print(f"aits {command}: interrupted{_notes(interruption)}", file=sys.stderr)
+        return signals.exit_code(interruption)
     except (ValueError, OSError) as error:  # an InputError is a ValueError
         if debug:
             raise
-        print(f"aits {command}: error: {one_line(' '.join(str(error).split()))}", file=sys.stderr)
-        return BAD_INPUT
+        print(f"aits {command}: error: {one_line(' '.join(_message(error).split()))}", file=sys.stderr)
+        return FAILED if isinstance(error, WriteError | OSError) else BAD_INPUT
 
 
 def _run(command: str, options: dict[str, Any]) -> int:
     from . import commands
 
-    try:
-        return int(getattr(commands, command)(options))
-    except KeyboardInterrupt:
-        print(f"aits {command}: interrupted{commands.how_to_go_on(command, options)}", file=sys.stderr)
-        return INTERRUPTED
+    signals.loaded()
+    return int(getattr(commands, command)(options))
+
+
+def _message(error: ValueError | OSError) -> str:
+    """What went wrong, with how to go on in the place of another remedy, where there is a run to go on with."""
+    notes = _notes(error)
+    return f"{error.fact if isinstance(error, WriteError) else error}; stopped{notes}" if notes else str(error)
+
+
+def _notes(error: BaseException) -> str:
+    return "".join(getattr(error, "__notes__", ()))
 
 
 def _build_parser() -> argparse.ArgumentParser:

@@ -1,8 +1,9 @@
 """The commands, each a function of its parsed options that returns the exit code."""
 
+import contextlib
 import shlex
 import sys
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -15,13 +16,14 @@ from . import run_directory as files
 from . import simulation_run as simulation
 from . import training_run as training
 from .assemble import Physics, build_physics, build_policy, init_params
-from .checkpoint import read_metadata
+from .checkpoint import read_metadata, write_atomically
 from .config import (
     CompareConfig,
     InputError,
     PhysicsConfig,
     SimulateConfig,
     TrainConfig,
+    WriteError,
     build_config,
     config_to_dict,
     read_toml,
@@ -46,10 +48,8 @@ def train(options: dict[str, Any]) -> int:
     if options.get("new"):
         return _write_starter(options["new"])
     _require_extras()
-    start, directory = _begin_training(options)
-    outcome = _train(start, directory)
-    files.write_summary(directory, {"train": outcome.summary})
-    return _report_training(outcome, directory)
+    with _training(options) as (start, directory):
+        return _report_training(_train(start, directory), directory)
 
 
 def simulate(options: dict[str, Any]) -> int:
@@ -65,9 +65,8 @@ def simulate(options: dict[str, Any]) -> int:
     trained = trained_config(path)
     config = build_config(SimulateConfig, tables, flags, where=where, base=_with_physics_of(trained))
     ready = _prepare_simulation(config, trained, path, where)
-    directory = _new_directory(options)
-    files.write_config(directory, {"simulate": config_to_dict(config)})
-    return _simulate(ready, directory, {})
+    with _new_run(options, {"simulate": config_to_dict(config)}) as directory:
+        return _simulate(ready, directory, {})
 
 
 def both(options: dict[str, Any]) -> int:
@@ -82,15 +81,14 @@ def both(options: dict[str, Any]) -> int:
     sets = simulation.load_sets(plan, build_physics(plan, where), where)
     start = training.prepare(config, where)
     _check_fit(training.shapes(start), start.training.features, config, sets)
-    directory = _new_directory(options)
-    files.write_config(directory, {"train": config_to_dict(start.config), "simulate": config_to_dict(plan)})
-    outcome = _train(start, directory)
-    files.write_summary(directory, {"train": outcome.summary})
-    code = _report_training(outcome, directory)
-    if code:
-        return code
-    ready = _prepare_simulation(plan, outcome.config, directory / files.CHECKPOINT, where)
-    return _simulate(ready, directory, {"train": outcome.summary})
+    sections = {"train": config_to_dict(start.config), "simulate": config_to_dict(plan)}
+    with _new_run(options, sections) as directory:
+        outcome = _train(start, directory)
+        code = _report_training(outcome, directory)
+        if code:
+            return code
+        ready = _prepare_simulation(plan, outcome.config, directory / files.CHECKPOINT, where)
+        return _simulate(ready, directory, {"train": outcome.summary})
 
 
 def compare(options: dict[str, Any]) -> int:
@@ -102,20 +100,19 @@ def compare(options: dict[str, Any]) -> int:
     plans, missing = comparison.plan_rules(config, physics, where)
     sets = simulation.load_sets(config, physics, where)
     comparison.check_sets(plans, sets, where)
-    directory = _new_directory(options)
-    files.write_config(directory, {"compare": config_to_dict(config)})
-    for name in missing:
-        print(f"missing: {name} needs REBOUND; pip install 'aits_func[rebound]'", file=sys.stderr)
-    total = len(sets) * sum(len(plan.tolerances) for plan in plans)
-    results: list[comparison.SetComparison] = []
-    with watch_compilation(compilation_report(physics.device)):
-        for result in comparison.compare_sets(plans, sets, config, physics, comparison_progress(total)):
-            results.append(result)
-            comparison_files.write_tables(directory, results)  # after every set: hours of work are lost to nothing
-            draw_work_precision(directory / "work_precision.png", results)
-    for result in results:
-        print_needs(result)
-    print(f"written to {directory}")
+    with _new_run(options, {"compare": config_to_dict(config)}) as directory:
+        for name in missing:
+            print(f"missing: {name} needs REBOUND; pip install 'aits_func[rebound]'", file=sys.stderr)
+        total = len(sets) * sum(len(plan.tolerances) for plan in plans)
+        results: list[comparison.SetComparison] = []
+        with watch_compilation(compilation_report(physics.device)):
+            for result in comparison.compare_sets(plans, sets, config, physics, comparison_progress(total)):
+                results.append(result)
+                comparison_files.write_tables(directory, results)  # after every set: hours of work are lost to nothing
+                draw_work_precision(directory / "work_precision.png", results)
+        for result in results:
+            print_needs(result)
+        print(f"written to {directory}")
     return 0
 
 
@@ -149,16 +146,28 @@ def inspect(options: dict[str, Any]) -> int:
     return 0
 
 
-def how_to_go_on(command: str, options: dict[str, Any]) -> str:
-    """What to tell a user who interrupted a command."""
-    directory = options.get("resume") or _directory(options)
-    if command not in ("train", "both") or directory is None or not (directory / files.CHECKPOINT).is_file():
-        return ""
-    path, place = directory / files.CHECKPOINT, shlex.quote(str(directory))
+@contextlib.contextmanager
+def _saying_how_to_go_on(directory: Path) -> Iterator[None]:
+    """Whoever is interrupted, or stopped as something cannot be written, learns what to do next.
+
+    It is a note on the exception; an `OSError` that nobody has caught is of a terminal, or a pipe, that has gone.
+    """
     try:
-        finished, epochs = read_metadata(path).epoch, trained_config(path).epochs
-    except InputError:  # what was to be resumed cannot be
+        yield
+    except (KeyboardInterrupt, WriteError, OSError) as stop:
+        with contextlib.suppress(InputError, OSError):  # of a checkpoint that cannot be read any more
+            stop.add_note(_how_to_go_on(directory))
+        raise
+
+
+def _how_to_go_on(directory: Path) -> str:
+    place = shlex.quote(str(directory))
+    if files.never_saved(directory):
+        return f"; go on with: aits train --resume {place}"
+    if not (directory / files.CHECKPOINT).is_file():
         return ""
+    path = directory / files.CHECKPOINT
+    finished, epochs = read_metadata(path).epoch, trained_config(path).epochs
     if finished >= epochs:
         return f" after training; go on with: aits simulate --checkpoint {place} --out DIR"
     return f" after epoch {finished}; go on with: aits train --resume {place}"
@@ -180,32 +189,37 @@ def _sources(options: dict[str, Any]) -> tuple[str, dict[str, Any], dict[str, An
     return (str(path), read_toml(path), flags) if path else ("command line", {}, flags)
 
 
-def _begin_training(options: dict[str, Any]) -> tuple[training.Start, Path]:
+@contextlib.contextmanager
+def _training(options: dict[str, Any]) -> Iterator[tuple[training.Start, Path]]:
+    """A training that is ready to go, new or resumed, in a directory that is its own for as long."""
     where, tables, flags = _sources(options)
     if options.get("resume"):
-        return _resume_training(options, where, tables, flags)
+        with _resumed_training(options, where, tables, flags) as resumed:
+            yield resumed
+        return
     if not options.get("config") and not flags:
         raise InputError("train needs a TOML file or flags; write one to start from with: aits train --new my.toml")
     start = training.prepare(build_config(TrainConfig, tables, flags, where=where), where)
-    directory = _new_directory(options)
-    files.write_config(directory, {"train": config_to_dict(start.config)})
-    return start, directory
+    with _new_run(options, {"train": config_to_dict(start.config)}) as directory:
+        yield start, directory
 
 
-def _resume_training(
+@contextlib.contextmanager
+def _resumed_training(
     options: dict[str, Any], where: str, tables: dict[str, Any], flags: dict[str, Any]
-) -> tuple[training.Start, Path]:
+) -> Iterator[tuple[training.Start, Path]]:
     directory = options["resume"]
     if options.get("out"):
         raise InputError("--out and --resume exclude each other: a resumed run stays in its directory")
-    config = build_config(TrainConfig, tables, flags, where=where, base=training.stored_config(directory))
-    start = training.resume(config, directory, where)
-    # What may have changed, the number of epochs above all, belongs into the file that makes the run again.
-    # Sections that are none of ours would be copied with it; they are refused like in any other file.
-    kept = read_toml(directory / files.CONFIG)
-    build_config(TrainConfig, kept, {}, where=str(directory / files.CONFIG))
-    files.write_config(directory, kept | {"train": config_to_dict(start.config)})
-    return start, directory
+    with _saying_how_to_go_on(directory), files.resumed_run(directory):
+        config = build_config(TrainConfig, tables, flags, where=where, base=training.stored_config(directory))
+        start = training.resume(config, directory, where)
+        # What may have changed, the number of epochs above all, belongs into the file that makes the run again.
+        # Sections that are none of ours would be copied with it; they are refused like in any other file.
+        kept = read_toml(directory / files.CONFIG)
+        build_config(TrainConfig, kept, {}, where=str(directory / files.CONFIG))
+        files.write_config(directory, kept | {"train": config_to_dict(start.config)})
+        yield start, directory
 
 
 def _train(start: training.Start, directory: Path) -> training.Outcome:
@@ -313,20 +327,23 @@ def _directory(options: dict[str, Any]) -> Path | None:
     return Path("runs") / options["config"].stem if options.get("config") else None
 
 
-def _new_directory(options: dict[str, Any]) -> Path:
+@contextlib.contextmanager
+def _new_run(options: dict[str, Any], sections: dict[str, dict[str, Any]]) -> Iterator[Path]:
+    """A directory with its configuration, that is this command's own for as long as it works."""
     directory = _directory(options)
     if directory is None:
         raise InputError("without a configuration file a run directory is needed: --out DIR")
-    files.create(directory)
-    return directory
+    with _saying_how_to_go_on(directory), files.new_run(directory):
+        files.write_config(directory, sections)
+        yield directory
 
 
 def _write_starter(path: Path) -> int:
     if path.exists():
         raise InputError(f"{path}: exists already; choose another name for --new")
     try:
-        path.write_text(STARTER, encoding="utf-8")
-    except OSError as error:
-        raise InputError(f"{path}: cannot write this file: {error.strerror}") from None
+        write_atomically(path, STARTER.encode())
+    except WriteError as error:
+        raise InputError(f"{error.fact}; choose another name for --new") from None
     print(f"written: {path}; train with: aits train {path}")
     return 0

@@ -24,6 +24,15 @@ Spec: TypeAlias = str | dict[str, Any]
 """Where systems come from: a packaged orbit's name, a file, or a generator and its arguments."""
 
 
+class WriteError(InputError):
+    """A file cannot be written: the disk is full, or its folder has gone. What was asked for was in order."""
+
+    def __init__(self, path: Path, error: OSError) -> None:
+        """Of the file, and of what the system said."""
+        self.fact = f"{path}: cannot write this file: {error.strerror}"  # for whoever knows a better remedy
+        super().__init__(f"{self.fact}; choose another --out")
+
+
 @dataclass(frozen=True)
 class PhysicsConfig:
     """What all sections share."""

@@ -9,7 +9,8 @@ from typing import IO, Any, Protocol
 
 from ..loops.epoch import EpochInfo
 from .checkpoint import write_atomically
-from .untrusted import InputError, cannot_read, require_regular
+from .config import WriteError
+from .untrusted import cannot_read, require_regular
 
 MAX_LINE = 64 * 2**10
 """Longest line of metrics that is read, in bytes; ours have less than one thousand."""
@@ -41,12 +42,14 @@ class JsonlTracker:
         write_atomically(path, "".join(_line(metrics) for metrics in kept).encode())
 
     def log(self, metrics: dict[str, Any]) -> None:
-        """Append one line."""
+        """Append one line, on disk before the checkpoint that counts on it."""
         try:
             with self.path.open("a", encoding="utf-8") as file:
                 file.write(_line(metrics))
+                file.flush()
+                os.fsync(file.fileno())
         except OSError as error:
-            raise InputError(f"{self.path}: cannot write this file: {error.strerror}") from None
+            raise WriteError(self.path, error) from None
 
 
 def read_metrics(path: Path, *, before: float = math.inf) -> list[dict[str, Any]]:

@@ -23,7 +23,7 @@ from .assemble import (
     resolve_scales,
 )
 from .checkpoint import read_metadata, save_checkpoint
-from .config import InputError, TrainConfig, config_to_dict
+from .config import InputError, TrainConfig, build_config, config_to_dict, read_toml
 from .pictures import draw_training
 from .systems import SystemSet, group_by_shape, load_systems
 from .tracking import JsonlTracker, epoch_metrics, read_metrics
@@ -78,7 +78,7 @@ def prepare(config: TrainConfig, where: str) -> Start:
 
 
 def resume(config: TrainConfig, directory: Path, where: str) -> Start:
-    """The run in a directory, as its last checkpoint left it.
+    """The run in a directory, as its last checkpoint left it; from its beginning, if it ended before the first.
 
     Args:
         config: the run's own configuration, with changes only in `RESUMABLE`.
@@ -86,13 +86,10 @@ def resume(config: TrainConfig, directory: Path, where: str) -> Start:
         where: what error messages call the configuration.
 
     Raises:
-        InputError: if the checkpoint was made by another configuration, or cannot be read.
+        InputError: if the checkpoint was made by another configuration, cannot be read, or all epochs are done.
     """
-    files.require_run(directory)
-    path = directory / files.CHECKPOINT
-    metadata = read_metadata(path)
+    stored = stored_config(directory)
     start = prepare(config, where)
-    stored = trained_config(path)
     for key, value in config_to_dict(stored).items():
         now = config_to_dict(start.config)[key]
         if key not in RESUMABLE and now != value:
@@ -100,11 +97,13 @@ def resume(config: TrainConfig, directory: Path, where: str) -> Start:
                 f"--resume {directory}: its run has {key} = {value!r}, this configuration {now!r}; "
                 f"resume it as it was (only {', '.join(RESUMABLE)} may change), or start another run with --out"
             )
-    if metadata.epoch >= config.epochs:
-        raise InputError(
-            f"--resume {directory}: all {metadata.epoch} epochs are done; "
-            f"ask for more with --epochs {metadata.epoch + 20}"
-        )
+    if files.never_saved(directory):
+        return start
+    path = directory / files.CHECKPOINT
+    done = read_metadata(path).epoch
+    if done >= config.epochs:
+        _draw_if_missing(directory, config)
+        raise InputError(f"--resume {directory}: all {done} epochs are done; ask for more with --epochs {done + 20}")
     return start._replace(state=load_state(path, start.state))
 
 
@@ -116,8 +115,9 @@ def train(
 ) -> Outcome:
     """Run the epochs that are left, saving after each.
 
-    The line of metrics is written before the checkpoint: a run that dies in between drops it again when it
-    is resumed. A keyboard interrupt passes through and finds the last whole epoch on disk.
+    What belongs to an epoch is written before its checkpoint: the line of metrics, and after the last epoch the
+    trajectory and the summary. So a run that dies at any moment has to do an epoch again at most, and what it wrote
+    of it is replaced. The picture, which can be drawn at any time, comes last. A keyboard interrupt passes through.
 
     Args:
         start: from `prepare` or `resume`.
@@ -144,19 +144,21 @@ def train(
 
     began = time.perf_counter()
     info = None
+    warnings: tuple[str, ...] = ()
+    summary: dict[str, Any] = {}
     with watch_compilation(hear):
         for state, info in epochs:
             of_compiler = {} if config.compile == "off" else {"compile_seconds": round(sum(compiling), 3)}
             tracker.log(epoch_metrics(info, time.perf_counter() - began) | of_compiler)
+            if info.epoch + 1 == config.epochs or info.collect.status != COMPLETE:
+                warnings = _warnings(config, training, info, read_metrics(directory / files.METRICS))
+                summary = _write_results(directory, config, info, warnings)
             _save(directory, state, config)
             show(info, config.epochs)
             compiling.clear()
             began = time.perf_counter()
     assert info is not None  # resume() and the range of epochs see to it that there is one
-    warnings = _warnings(config, training, info, read_metrics(directory / files.METRICS))
-    summary = _summary(directory, config, info, warnings)
-    files.write_arrays(directory / files.TRAINING_TRAJECTORY, _arrays(info))
-    draw_training(directory / "training.png", read_metrics(directory / files.METRICS), config)
+    _draw_if_missing(directory, config)
     return Outcome(config, training, state, summary, _failure(info, config), warnings)
 
 
@@ -181,6 +183,21 @@ def _save(directory: Path, state: TrainState, config: TrainConfig) -> None:
         seed=config.seed,
         epoch=int(state.epoch),
     )
+
+
+def _write_results(directory: Path, config: TrainConfig, info: EpochInfo, warnings: tuple[str, ...]) -> dict[str, Any]:
+    """Write what a run comes to; returns the summary."""
+    summary = _summary(directory, config, info, warnings)
+    files.write_arrays(directory / files.TRAINING_TRAJECTORY, _arrays(info))
+    files.write_summary(directory, {"train": summary})
+    (directory / files.TRAINING_PICTURE).unlink(missing_ok=True)  # one of fewer epochs, from before it was resumed
+    return summary
+
+
+def _draw_if_missing(directory: Path, config: TrainConfig) -> None:
+    picture = directory / files.TRAINING_PICTURE
+    if not picture.exists():
+        draw_training(picture, read_metrics(directory / files.METRICS), config)
 
 
 def _stop_times(sets: list[SystemSet], groups: list[SystemSet], where: str) -> list[Any]:
@@ -263,6 +280,9 @@ def stored_config(directory: Path) -> TrainConfig:
         InputError: if there is no run.
     """
     files.require_run(directory)
+    if files.never_saved(directory):
+        path = directory / files.CONFIG
+        return build_config(TrainConfig, read_toml(path), {}, where=str(path))
     return trained_config(directory / files.CHECKPOINT)
 
 

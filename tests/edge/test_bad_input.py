@@ -272,7 +272,8 @@ def test_a_simulation_has_to_go_somewhere_too(refuse, write, tmp_path, trained):
 
 
 def test_a_name_too_long_for_a_directory(refuse, write):
-    assert "File name too long" in refuse("train", write(), "--out", "x" * 300)
+    for flag in ("--out", "--resume"):
+        assert "this run directory: File name too long" in refuse("train", write(), flag, "x" * 300)
 
 
 @pytest.mark.parametrize("command", ["train", "both", "simulate"])
@@ -388,7 +389,7 @@ def damage(run, change):
 
 def other_version(data):
     (length,) = struct.unpack("<Q", data[:8])
-    header = data[8 : 8 + length].replace(b'"format_version":"1"', b'"format_version":"9"')
+    header = data[8 : 8 + length].replace(b'"format_version":"2"', b'"format_version":"9"')
     return data[:8] + header + data[8 + length :]
 
 

@@ -2,6 +2,7 @@
 
 import json
 import math
+import os
 import signal
 import subprocess
 import sys
@@ -11,8 +12,9 @@ import pytest
 import torch
 
 from aits_func.base.tree import take
+from aits_func.edge import signals, training_run
 from aits_func.edge.checkpoint import read_metadata
-from aits_func.edge.config import TrainConfig, build_config, read_toml
+from aits_func.edge.config import TrainConfig, WriteError, build_config, read_toml
 from aits_func.edge.initial_condition_files import save_system
 from aits_func.edge.tracking import read_metrics
 from aits_func.physics.initial_conditions import binaries
@@ -254,6 +256,68 @@ def test_a_run_that_died_between_metrics_and_checkpoint_resumes_without_a_double
     assert_same_run(tmp_path / "broken", tmp_path / "whole")
 
 
+def test_a_run_that_died_before_its_first_checkpoint_resumes_from_its_beginning(succeed, write, tmp_path):
+    succeed("train", write(), "--out", "whole")
+    (tmp_path / "broken").mkdir()
+    (tmp_path / "broken" / "config.toml").write_bytes((tmp_path / "whole" / "config.toml").read_bytes())
+    succeed("train", "--resume", "broken")
+    assert_same_run(tmp_path / "broken", tmp_path / "whole")
+    assert {path.name for path in (tmp_path / "broken").iterdir()} == FILES
+
+
+def test_a_run_that_lost_its_checkpoint_is_not_started_over(refuse, succeed, write, tmp_path):
+    succeed("train", write(), "--out", "a")
+    before = (tmp_path / "a" / "metrics.jsonl").read_bytes()
+    (tmp_path / "a" / "checkpoint.safetensors").unlink()
+    assert "holds no run to resume (checkpoint.safetensors is missing)" in refuse("train", "--resume", "a")
+    assert (tmp_path / "a" / "metrics.jsonl").read_bytes() == before
+
+
+def test_the_checkpoint_that_says_that_all_is_done_is_written_after_the_results(aits, write, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise WriteError(tmp_path / "a" / "summary.json", OSError(28, "No space left on device"))
+
+    monkeypatch.setattr("aits_func.edge.run_directory.write_summary", fail)
+    assert aits("train", write(), "--out", "a").code == 1
+    assert read_metadata(tmp_path / "a" / "checkpoint.safetensors").epoch == 1
+    monkeypatch.undo()
+    assert aits("train", "--resume", tmp_path / "a").code == 0
+    assert summary(tmp_path / "a")["epochs"] == 2
+
+
+def test_a_run_that_died_while_its_picture_was_drawn_has_it_drawn_when_it_is_resumed(refuse, succeed, write, tmp_path):
+    succeed("train", write(), "--out", "a")
+    (tmp_path / "a" / "training.png").unlink()
+    assert "all 2 epochs are done" in refuse("train", "--resume", "a")
+    assert (tmp_path / "a" / "training.png").exists()
+
+
+def test_a_picture_of_fewer_epochs_does_not_stay(succeed, write, tmp_path, monkeypatch):
+    succeed("train", write(), "--out", "a")
+    shown = []
+    monkeypatch.setattr("aits_func.edge.training_run.draw_training", lambda path, lines, config: shown.append(lines))
+    succeed("train", "--resume", "a", "--epochs", "3")
+    assert [len(lines) for lines in shown] == [3]
+    assert not (tmp_path / "a" / "training.png").exists()
+
+
+def test_metrics_are_on_disk_before_the_checkpoint_that_counts_on_them(succeed, write, monkeypatch):
+    synced = []
+    real = os.fsync
+
+    def sync(handle):
+        synced.append(os.path.basename(os.readlink(f"/proc/self/fd/{handle}")).split(".")[:2])
+        real(handle)
+
+    if not os.path.isdir("/proc/self/fd"):
+        pytest.skip("no /proc")
+    monkeypatch.setattr(os, "fsync", sync)
+    succeed("train", write(train={"epochs": 1}), "--out", "a")
+    line = synced.index(["metrics", "jsonl"])
+    assert ["", "checkpoint"] in synced[line + 1 :]
+    assert synced[:line].count(["", "checkpoint"]) == 1  # the one of epoch 0
+
+
 def test_a_resumed_run_may_change_where_and_how_fast_it_runs(succeed, write, tmp_path):
     succeed("train", write(train={"epochs": 1}), "--out", "a")
     before = torch.get_num_threads()
@@ -436,6 +500,102 @@ def test_an_interrupt_before_anything_is_written_leaves_nothing(aits, write, tmp
     outcome = aits("train", write(), "--out", "a")
     assert (outcome.code, outcome.err) == (130, "aits train: interrupted\n")
     assert not (tmp_path / "a").exists()
+
+
+@pytest.mark.parametrize(
+    ("interrupt", "code"), [(KeyboardInterrupt, 130), (signals.Terminated, 143)], ids=["Ctrl-C", "SIGTERM"]
+)
+def test_an_interrupt_says_how_to_go_on(aits, write, monkeypatch, interrupt, code):
+    real = training_run.epoch_metrics
+
+    def stop(info, seconds):
+        if info.epoch == 1:
+            raise interrupt
+        return real(info, seconds)
+
+    monkeypatch.setattr(training_run, "epoch_metrics", stop)
+    outcome = aits("train", write(), "--out", "a b")
+    assert outcome.code == code
+    assert outcome.err == "aits train: interrupted after epoch 1; go on with: aits train --resume 'a b'\n"
+
+
+def test_an_interrupt_before_the_first_checkpoint_says_how_to_go_on(aits, succeed, write, monkeypatch):
+    def interrupt(*arguments, **options):
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(training_run, "JsonlTracker", interrupt)
+        outcome = aits("train", write(), "--out", "a")
+    assert (outcome.code, outcome.err) == (130, "aits train: interrupted; go on with: aits train --resume a\n")
+    succeed("train", "--resume", "a")
+
+
+def test_an_interrupt_does_not_send_to_the_run_of_somebody_else(aits, succeed, write, monkeypatch):
+    succeed("train", write(), "--out", "a")
+
+    def interrupt(*arguments):
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(training_run, "load_systems", interrupt)
+    outcome = aits("train", write(), "--out", "a")  # which would have been refused
+    assert (outcome.code, outcome.err) == (130, "aits train: interrupted\n")
+
+
+def full_disk(*arguments):
+    raise OSError(28, "No space left on device")
+
+
+def test_a_full_disk_ends_with_1_and_the_command_that_goes_on(aits, succeed, write, tmp_path, monkeypatch):
+    real = training_run.JsonlTracker.log
+
+    def log(self, metrics):
+        if metrics["epoch"] == 1:
+            monkeypatch.setattr(os, "fsync", full_disk)
+        real(self, metrics)
+
+    monkeypatch.setattr(training_run.JsonlTracker, "log", log)
+    outcome = aits("train", write(), "--out", "a")
+    assert outcome.code == 1
+    assert outcome.err == (
+        "aits train: error: a/metrics.jsonl: cannot write this file: No space left on device; stopped after epoch 1; "
+        "go on with: aits train --resume a\n"
+    )
+    monkeypatch.undo()
+    assert aits("train", "--resume", tmp_path / "a").code == 0
+    assert [line["epoch"] for line in metrics(tmp_path / "a")] == [0, 1]
+
+
+def test_a_disk_that_is_full_from_the_start_sends_to_another_place(aits, write, monkeypatch):
+    monkeypatch.setattr(os, "fsync", full_disk)
+    outcome = aits("train", write(), "--out", "a")
+    assert outcome.code == 1
+    assert outcome.err == (
+        "aits train: error: a/config.toml: cannot write this file: No space left on device; choose another --out\n"
+    )
+
+
+def test_output_that_goes_nowhere_ends_with_1_and_the_command_that_goes_on(aits, write, monkeypatch):
+    monkeypatch.setattr("aits_func.edge.terminal.describe", full_disk)
+    outcome = aits("train", write(), "--out", "a")
+    assert outcome.code == 1
+    assert outcome.err == (
+        "aits train: error: [Errno 28] No space left on device; stopped after epoch 1; "
+        "go on with: aits train --resume a\n"
+    )
+
+
+def test_a_run_that_is_at_work_is_not_resumed_nor_started_again(aits, refuse, succeed, write, monkeypatch):
+    succeed("train", write(), "--out", "a")
+    refused = []
+
+    def meanwhile(*arguments):
+        refused.append(refuse("train", "--resume", "a", "--epochs", "4"))
+        refused.append(refuse("train", write(), "--out", "a"))
+
+    monkeypatch.setattr(training_run, "draw_training", meanwhile)
+    assert aits("train", "--resume", "a", "--epochs", "3").code == 0
+    assert "a: another process is at work in this run directory; wait for its end" in refused[0]
+    assert "a: already holds another run (config.toml)" in refused[1]
 
 
 def test_debug_shows_the_traceback(aits, write):
