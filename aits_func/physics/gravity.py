@@ -205,7 +205,8 @@ def mutual_potential_energy(mass: Tensor, position: Tensor, *, G: float, softeni
 
 def kinetic_energy(system: System) -> Tensor:
     """Kinetic energy ½ Σ mᵢ |vᵢ|², shape ()."""
-    return 0.5 * (system.mass * system.velocity.pow(2).sum(-1)).sum()
+    # The half inside the sum: of a float32 (), torch 2.13 makes the product's tangent a float64.
+    return (0.5 * system.mass * system.velocity.pow(2).sum(-1)).sum()
 
 
 def in_double(system: System) -> System:
