@@ -46,7 +46,10 @@ def campaign(short: bool) -> list[Finding]:
     return [
         judge("features are finite", feature_cases(everything)),
         judge("a criterion's step is finite and > 0", criterion_cases(everything[:1] if short else everything)),
-        judge("step, error, loss and gradient are finite or inf as they are to be", step_cases(everything, short)),
+        judge(
+            "step, error, loss and gradient are finite or inf as they are to be",
+            step_cases(everything[::2] if short else everything, short),
+        ),
         judge("exploded steps are pushed down", explosion_cases(everything)),
         judge("a minibatch that all explodes recovers", recovery_cases(short)),
         judge("a minibatch that all passes ends at once with the same bits", passing_cases(everything)),
@@ -260,6 +263,8 @@ def ending_cases(everything: list[Family], short: bool) -> Iterator[Case]:
     for family, dtype, eta in product(everything, DTYPES, (50.0,) if short else (0.02, 50.0)):
         if family.systems.mass.shape[1] > (8 if short else 256):
             continue
+        if short and family.name not in ("encounters", "no energy"):
+            continue
         policy = residual_policy(eta)
         step = af.build_step(policy, GRAVITY, af.build_leapfrog_kdk(GRAVITY), energy_scale="kinetic")
         learner = af.build_learner(step, af.adamw(0.1))
@@ -267,7 +272,12 @@ def ending_cases(everything: list[Family], short: bool) -> Iterator[Case]:
         population = af.init_population(systems, gravity=GRAVITY, energy_scale="kinetic")
         state = af.init_train_state(cast(policy.init(0), dtype=dtype), learner.optimizer, population)
         after, info = af.train_epoch_two_phase(
-            state, learner=learner, steps_per_epoch=2, max_retrain_steps=40, replay_steps=3, loss_on="all"
+            state,
+            learner=learner,
+            steps_per_epoch=2,
+            max_retrain_steps=10 if short else 40,
+            replay_steps=3,
+            loss_on="all",
         )
         finite = all(bool(leaf.isfinite().all()) for leaf in leaves(after.params))
         yield f"{family.name}, {dtype}, eta = {eta}: {info.collect.status}", finite and info.replay.iterations <= 3
