@@ -6,11 +6,14 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from ..base.engine import Compilation, watch_compilation
 from ..base.rng import fold_in
 from ..base.types import Population, TrainState
-from ..loops.collect import COMPLETE, init_population, init_train_state
+from ..loops.collect import BELOW_ROUNDING, COMPLETE, init_population, init_train_state
 from ..loops.epoch import EpochInfo, run_two_phase_training
+from ..loops.resolution import check_reach, remedy
 from . import run_directory as files
 from .assemble import (
     Training,
@@ -73,6 +76,7 @@ def prepare(config: TrainConfig, where: str) -> Start:
         stop_time=_stop_times(sets, groups, where) if config.stop_at_period else None,
         energy_scale=config.energy_scale,
     )
+    check_reach(population, training.learner.objective, band=config.loss_on == "all", where=where)
     params = init_params(training.policy, fold_in(config.seed, "params"), physics)
     return Start(config, training, init_train_state(params, training.optimizer, population), population, where)
 
@@ -210,6 +214,13 @@ def _stop_times(sets: list[SystemSet], groups: list[SystemSet], where: str) -> l
 def _failure(info: EpochInfo, config: TrainConfig) -> str:
     if info.collect.status == COMPLETE:
         return ""
+    if info.collect.status == BELOW_ROUNDING:
+        worst = max(info.collect.stuck, key=lambda each: each.rounding_error)
+        return (
+            f"epoch {info.epoch}: energy_threshold = {config.energy_threshold:g} is below the rounding error of the "
+            f"energy of system {worst.system} of group {worst.group} as it is now, "
+            f"{remedy(worst.rounding_error, getattr(torch, config.dtype))}"
+        )
     stuck = info.collect.stuck[0]
     return (
         f"epoch {info.epoch}: system {stuck.system} of group {stuck.group} was rejected {config.max_retrain_steps} "
@@ -225,6 +236,13 @@ def _warnings(config: TrainConfig, training: Training, info: EpochInfo, lines: l
             f"Part 2 never ran: the last trajectory has {info.collect.recorded} samples, and min_replay_size is "
             f"{config.min_replay_size}; raise steps_per_epoch, the number of systems, or the epochs if windows of "
             f"history_len = {config.history_len} have to fill first"
+        )
+    if info.replay.below_rounding:
+        name = "E_upper" if config.convergence == "band" else "energy_threshold"
+        warnings.append(
+            f"{name} is below the rounding error of the energy of {info.replay.below_rounding} of the "
+            f"{info.collect.recorded} samples of the last trajectory, which only chance can satisfy; raise it"
+            + ("" if config.dtype == "float64" else ', or set dtype = "float64"')
         )
     ratio = _step_ratio(config, training, info)
     if ratio < _FAR_BELOW:

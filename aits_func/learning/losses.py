@@ -11,7 +11,7 @@ from torch import Tensor
 from ..base.check import require
 
 # The source system's guards: a relative and an absolute one in the denominator, one in the logarithm.
-_GUARD = 1e-12
+_GUARD = ENERGY_GUARD = 1e-12
 
 
 def relative_energy_error(energy_before: Tensor, energy_after: Tensor, scale: Tensor | None = None) -> Tensor:
@@ -25,9 +25,12 @@ def relative_energy_error(energy_before: Tensor, energy_after: Tensor, scale: Te
     Returns:
         ε, the same shape, dimensionless; NaN or infinite where an energy is.
     """
-    if scale is None:
-        scale = (energy_before + _GUARD * energy_before.abs() + _GUARD).abs()
-    return (energy_after - energy_before).abs() / scale
+    return (energy_after - energy_before).abs() / energy_divisor(energy_before, scale)
+
+
+def energy_divisor(energy_before: Tensor, scale: Tensor | None = None) -> Tensor:
+    """What energy errors are relative to: |E₀ + 1e-12 |E₀| + 1e-12|, or the scale if one is given; ≥ 0, like E₀."""
+    return (energy_before + _GUARD * energy_before.abs() + _GUARD).abs() if scale is None else scale
 
 
 def check_energy_threshold(
@@ -133,3 +136,13 @@ def check_band(where: str, E_lower: float, E_upper: float) -> None:
     """Raise ``ValueError`` unless 0 < E_lower < E_upper."""
     require(E_lower > 0, f"{where}: E_lower must be > 0 (a relative energy error, e.g. 1e-6), got {E_lower}")
     require(E_upper > E_lower, f"{where}: E_upper must be > E_lower = {E_lower}, got {E_upper}")
+
+
+def check_resolution(where: str, name: str, value: float) -> None:
+    """Raise ``ValueError`` if a relative energy error is smaller than the precision in which energies are summed."""
+    least = torch.finfo(torch.float64).eps
+    require(
+        value >= least,
+        f"{where}: {name} must be >= {least:.2g}, the precision of energies in float64, got {value}: below it only "
+        "chance, or a step that moves nothing, has such an error; 1e-13 is within reach of most systems",
+    )

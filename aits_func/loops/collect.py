@@ -15,22 +15,26 @@ from ..base.types import Params, Population, Sample, StepInfo, System, TrainStat
 from ..learning.least_squares import LeastSquares
 from ..learning.optimizers import GradientTransformation
 from ..physics.gravity import Gravity
+from ..timestep.rounding import MARGIN, Limit
 from ..timestep.step import ENERGY_SCALES
 from ..timestep.window import first_sample, push
 from .learner import Learner
 from .objective import Groups, count_samples
+from .resolution import check_guard, out_of_reach, rounding_errors
 
-COMPLETE, RETRAIN_LIMIT = "complete", "retrain_limit"
+COMPLETE, RETRAIN_LIMIT, BELOW_ROUNDING = "complete", "retrain_limit", "below_rounding"
+_PATIENCE = 32  # rejections after which it is asked whether the threshold lies below rounding: chance had its turn
 _SMALLEST, _GROWTH = 32, 8  # the sizes to which rejected samples are filled up where an update is compiled
 
 
 class Stuck(NamedTuple):
-    """The step that could not be learned within max_retrain_steps: plain numbers."""
+    """The step that could not be learned within max_retrain_steps, or at all: plain numbers."""
 
     group: int  # which group of the population
     system: int  # which system of the group
     energy_error: float  # relative energy error of the last attempt
     dt: float  # time; the step of the last attempt
+    rounding_error: float = 0.0  # relative; the energy error that rounding alone makes there; 0: not known
 
 
 class CollectInfo(NamedTuple):
@@ -39,8 +43,8 @@ class CollectInfo(NamedTuple):
     Shapes: plain numbers. Units: ``mean_dt`` is a time; energy errors are relative.
     """
 
-    status: str  # "complete" or "retrain_limit"
-    stuck: tuple[Stuck, ...]  # the systems that reached max_retrain_steps
+    status: str  # "complete", "retrain_limit", or "below_rounding": of a stuck system no step can be good enough
+    stuck: tuple[Stuck, ...]  # the systems at which the collection ended
     accepted: int  # steps
     rejected: int  # attempts that were not accepted
     updates: int  # optimizer updates
@@ -73,7 +77,7 @@ def init_population(
 
     Raises:
         ValueError: if a system is malformed (see `check_system`), history_len < 0, energy_scale is another word,
-            or an energy is no scale to measure by (see `check_energies`).
+            or an energy is no scale to measure by (see `check_energies` and `check_guard`).
     """
     require(history_len >= 0, f"init_population: history_len must be >= 0, got {history_len}")
     require_choice("init_population", "energy_scale", energy_scale, ENERGY_SCALES)
@@ -85,6 +89,8 @@ def init_population(
     for number, (batch, end) in enumerate(zip(batches, ends, strict=True)):
         check_system(batch, softening=gravity.softening, batched=True, where=f"systems[{number}]")
         check_energies(batch, gravity=gravity, energy_scale=energy_scale, where=f"systems[{number}]")
+        if energy_scale == "total":
+            check_guard(batch, gravity=gravity, where=f"systems[{number}]")
         sample = vmap(lambda system: first_sample(system, history_len))(batch)
         groups.append(Population(sample, torch.full_like(batch.time, math.inf) if end is None else end.to(batch.time)))
     return tuple(groups)
@@ -170,7 +176,9 @@ def collect_trajectory(
     Returns:
         (state with new params, optimizer state and population; trajectory, a tuple of groups of T
         samples in all; `CollectInfo`). At the limit the status is "retrain_limit" and ``stuck``
-        names the systems; what was collected is kept.
+        names the systems; what was collected is kept. If the threshold lies below the rounding error of the energy of
+        a rejected system (see `timestep.rounding`), the status is "below_rounding", and that is found after at most
+        32 rejections.
 
     Raises:
         ValueError: if steps_per_epoch or max_retrain_steps is < 1, or compile is another word.
@@ -185,8 +193,8 @@ def collect_trajectory(
     rejected = updates = 0
     while True:
         running = [_running(p, end, steps_per_epoch) for p, end in zip(progress, stop_times, strict=True)]
-        at_limit = [p.retries >= max_retrain_steps for p in progress]
-        if _any(at_limit) or not _any(running):  # the host syncs of an iteration, with `_rejected` below
+        stuck = [_stuck(p, max_retrain_steps, learner.objective.limit) for p in progress]
+        if _any(stuck) or not _any(running):  # the host syncs of an iteration, with `_rejected` below
             break
         outcomes = [attempt(state.params, p, run) for p, run in zip(progress, running, strict=True)]
         progress, records_now = [after for after, _ in outcomes], [record for _, record in outcomes]
@@ -203,7 +211,8 @@ def collect_trajectory(
         for p, end in zip(progress, stop_times, strict=True)
     )
     trajectory = tuple(group for group in map(_recorded, kept) if group is not None)
-    info = _report(progress, [item for history in kept for item in history], trajectory, rejected, updates, at_limit)
+    named = _name_stuck(progress, stuck, learner.objective.limit)
+    info = _report(named, [item for history in kept for item in history], trajectory, rejected, updates)
     return state._replace(population=population), trajectory, info
 
 
@@ -323,24 +332,38 @@ def _recorded(kept: Sequence[_Kept]) -> Sample | None:
     return concatenate(full) if full else None
 
 
+def _stuck(progress: _Progress, most: int, limit: Limit | None) -> Tensor:
+    """(B,) bool: the systems whose step was rejected too often, or is rejected whatever is learned."""
+    at_limit = progress.retries >= most
+    due = (progress.retries > 0) & (progress.retries % _PATIENCE == 0)
+    if limit is None or not bool(due.any()):
+        return at_limit
+    return at_limit | (due & out_of_reach(progress.sample.system, limit, limit.energy_threshold))
+
+
+def _name_stuck(
+    progress: Sequence[_Progress], stuck: Sequence[Tensor], limit: Limit | None
+) -> tuple[tuple[Stuck, ...], str]:
+    """The stuck systems and the status of the collection."""
+    found = []
+    for number, (p, mask) in enumerate(zip(progress, stuck, strict=True)):
+        rows = mask.nonzero()[:, 0]
+        errors = [0.0] * len(rows) if limit is None else rounding_errors(take(p.sample.system, rows), limit).tolist()
+        for row, error in zip(rows.tolist(), errors, strict=True):
+            found.append(Stuck(number, row, float(p.info.energy_error[row]), float(p.info.dt[row]), error))
+    lost = limit is not None and any(limit.energy_threshold < MARGIN * each.rounding_error for each in found)
+    return tuple(found), (BELOW_ROUNDING if lost else RETRAIN_LIMIT) if found else COMPLETE
+
+
 def _report(
-    progress: Sequence[_Progress],
-    kept: Sequence[_Kept],
-    trajectory: Groups,
-    rejected: int,
-    updates: int,
-    at_limit: Sequence[Tensor],
+    named: tuple[tuple[Stuck, ...], str], kept: Sequence[_Kept], trajectory: Groups, rejected: int, updates: int
 ) -> CollectInfo:
     empty = torch.zeros(0, dtype=torch.float64)
     error = torch.cat([empty, *(item.energy_error.double().cpu() for item in kept)])
     dt = torch.cat([empty, *(item.sample.dt.double().cpu() for item in kept)])
-    stuck = tuple(
-        Stuck(number, index, float(p.info.energy_error[index]), float(p.info.dt[index]))
-        for number, (p, mask) in enumerate(zip(progress, at_limit, strict=True))
-        for index in mask.nonzero()[:, 0].tolist()
-    )
+    stuck, status = named
     return CollectInfo(
-        status=RETRAIN_LIMIT if stuck else COMPLETE,
+        status=status,
         stuck=stuck,
         accepted=len(error),
         rejected=rejected,

@@ -19,6 +19,7 @@ from .learner import Learner
 from .objective import LOSS_ON, Groups, as_groups, count_samples
 from .replay import ReplayInfo, report
 from .replay_iteration import PASSED, Progress, Row, begin, build_iteration, draw_for_members
+from .resolution import count_out_of_reach
 
 CONVERGENCE = ("minibatch", "band")
 _PACK = 4  # members that are compiled together: what lies between two loops of more does not fit into a core's cache
@@ -103,7 +104,8 @@ def generalize_ensemble(
         compile: "on", "auto" (where there is a compiler) or "off".
 
     Returns:
-        (states, `EnsembleInfo`). Of a member that did not converge, the parameters after its last update.
+        (states, `EnsembleInfo`). Of a member that did not converge, the parameters after its last update. If no
+        sample of any member can be satisfied (see `generalize_on_trajectory`) there are 0 iterations.
 
     Raises:
         ValueError: if numbers of members differ, trajectories differ in shape or are empty, a number is < 1, or a word
@@ -112,6 +114,9 @@ def generalize_ensemble(
     _check(states, trajectory, seeds, replay_batch_size, replay_steps, loss_on, convergence, compile)
     own = [as_groups(each) for each in _as_list(trajectory)]
     iterate = build_iteration(learner, loss_on, convergence, 0, compile, mapped=True)
+    lost = [count_out_of_reach(each, learner.objective, convergence) for each in own]
+    if all(each == count_samples(own[0]) for each in lost):
+        replay_steps = 0  # no step can be good enough
     ends, seen = [], []
     for pack in _packs(len(seeds), 0 if compile == "off" else _PACK):
         rows = torch.tensor(pack, device=own[0][0].active.device)
@@ -123,7 +128,14 @@ def generalize_ensemble(
     last = take(concatenate(ends), slice(0, len(seeds)))  # the last pack may have been filled up
     states = states._replace(params=last.params, opt_state=last.opt_state)
     members = [
-        report(learner.objective, take(last.params, k), own[k % len(own)], seen[k], converged=_converged(seen[k]))
+        report(
+            learner.objective,
+            take(last.params, k),
+            own[k % len(own)],
+            seen[k],
+            converged=_converged(seen[k]),
+            below_rounding=lost[k % len(own)],
+        )
         for k in range(len(seeds))
     ]
     return states, EnsembleInfo(tuple(members))

@@ -14,8 +14,9 @@ from torch.func import grad, vmap
 from ..base.check import require, require_choice
 from ..base.tree import concatenate, length, map_leaves, take
 from ..base.types import Params, Sample, StepInfo, System
-from ..learning.losses import aggregate_minibatch_loss, band_residual, check_all_pass, check_band
-from ..timestep.step import Step
+from ..learning.losses import aggregate_minibatch_loss, band_residual, check_all_pass, check_band, check_resolution
+from ..timestep.rounding import Limit
+from ..timestep.step import Step, limit_of
 
 Groups: TypeAlias = tuple[Sample, ...]
 """A batch: one `Sample` with a leading axis for every shape (N, D, H) that occurs."""
@@ -42,6 +43,7 @@ class Objective(NamedTuple):
     sample_gradients: Callable[..., Params]  # (params, batch, on="failed") -> their gradients, as leaves (B, ...)
     E_lower: float
     E_upper: float
+    limit: Limit | None = None  # what the verdict is made by, and the rounding error of that; None: not known
 
 
 def build_objective(step: Step, *, E_lower: float = 1e-6, E_upper: float = 1e-4) -> Objective:
@@ -58,7 +60,7 @@ def build_objective(step: Step, *, E_lower: float = 1e-6, E_upper: float = 1e-4)
         An `Objective`, whose functions take a batch of B samples.
 
     Raises:
-        ValueError: unless 0 < E_lower < E_upper.
+        ValueError: unless 0 < E_lower < E_upper, or if E_upper is below what float64 can tell from 0.
 
     Example: gradient descent by hand.
 
@@ -66,6 +68,7 @@ def build_objective(step: Step, *, E_lower: float = 1e-6, E_upper: float = 1e-4)
         grads, info = grad(objective.loss, has_aux=True)(params, batch)
     """
     check_band("build_objective", E_lower, E_upper)
+    check_resolution("build_objective", "E_upper", E_upper)
     step_batch = vmap(step, in_dims=(None, 0))
 
     def attempt(params: Params, batch: Groups) -> tuple[tuple[System, ...], StepInfo]:
@@ -112,7 +115,8 @@ def build_objective(step: Step, *, E_lower: float = 1e-6, E_upper: float = 1e-4)
         factor = torch.where(chosen_samples(batch, info, on), 2 * residual, torch.zeros_like(residual))
         return map_leaves(lambda leaf: factor.reshape(-1, *[1] * (leaf.ndim - 1)) * leaf, gradients)
 
-    return Objective(attempt, judge, residuals, jacobian, loss, sample_losses, sample_gradients, E_lower, E_upper)
+    functions = (attempt, judge, residuals, jacobian, loss, sample_losses, sample_gradients)
+    return Objective(*functions, E_lower, E_upper, limit_of(step))
 
 
 def evaluate_minibatch(params: Params, minibatch: Groups, *, objective: Objective) -> tuple[Tensor, StepInfo]:

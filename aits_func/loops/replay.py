@@ -29,6 +29,7 @@ from .replay_iteration import (
     pass_over,
     run_until_stop,
 )
+from .resolution import count_out_of_reach
 
 CONVERGENCE = ("minibatch", "band", "trajectory")
 HISTORY = ("snapshot", "ignore")
@@ -62,6 +63,7 @@ class ReplayInfo(NamedTuple):
     max_energy_error: float
     mean_dt: float  # time
     loss: float  # of the last minibatch
+    below_rounding: int  # samples that are asked for an energy error below that of rounding
     history: ReplayHistory
 
 
@@ -130,7 +132,9 @@ def generalize_on_trajectory(
             where a look costs nothing (eager on the CPU), and otherwise 16.
 
     Returns:
-        (state, `ReplayInfo`). Not converged: the parameters after the last update.
+        (state, `ReplayInfo`). Not converged: the parameters after the last update. If of every sample no step can be
+        good enough, as the threshold (with "band" E_upper) lies below the rounding error of its energy (see
+        `timestep.rounding`), nothing is tried: ``below_rounding`` counts them all, and there are 0 iterations.
 
     Raises:
         ValueError: if a number is < 1 or a word is not one of those above.
@@ -147,6 +151,10 @@ def generalize_on_trajectory(
     size = count_samples(groups)
     if size < max(min_replay_size, 1):
         return state, report(learner.objective, state.params, groups, [], converged=True, skipped=size > 0)
+
+    lost = count_out_of_reach(groups, learner.objective, convergence)
+    if lost == size:
+        return state, report(learner.objective, state.params, groups, [], converged=False, below_rounding=lost)
 
     every = check_every or (1 if compile == "off" and groups[0].active.device.type == "cpu" else _MOST)
     progress = begin(state, groups[0].active.device)
@@ -176,7 +184,7 @@ def generalize_on_trajectory(
         room = _next_room(learner, room, code, waiting[0].groups, seen)
         waiting = waiting[len(judged) :]
     state = state._replace(params=progress.params, opt_state=progress.opt_state)
-    return state, report(learner.objective, state.params, groups, seen, converged=converged)
+    return state, report(learner.objective, state.params, groups, seen, converged=converged, below_rounding=lost)
 
 
 def _next_iterations(first: int, every: int, last: int, block: int) -> range:
@@ -239,7 +247,14 @@ def _trajectory_passes(objective: Objective, params: Params, groups: Groups, bat
 
 
 def report(
-    objective: Objective, params: Params, groups: Groups, seen: list[Row], *, converged: bool, skipped: bool = False
+    objective: Objective,
+    params: Params,
+    groups: Groups,
+    seen: list[Row],
+    *,
+    converged: bool,
+    skipped: bool = False,
+    below_rounding: int = 0,
 ) -> ReplayInfo:
     """What is said of a replay: of the whole trajectory at these parameters, and of every iteration.
 
@@ -250,6 +265,7 @@ def report(
         seen: what each iteration saw.
         converged: whether it did.
         skipped: whether the trajectory was too small.
+        below_rounding: how many of its samples no step can satisfy.
 
     Returns:
         `ReplayInfo`.
@@ -264,4 +280,4 @@ def report(
         rates = [x.to(error).mean() for x in (info.accepted, in_band(info, objective))]
         numbers = tuple(torch.stack([*rates, error.mean(), error.amax(), info.dt.mean()]).tolist())
     loss = float(history.loss[-1]) if seen else math.nan
-    return ReplayInfo(converged, len(seen), skipped, *numbers, loss, history)
+    return ReplayInfo(converged, len(seen), skipped, *numbers, loss, below_rounding, history)

@@ -38,7 +38,7 @@ class Gravity(NamedTuple):
     """
 
     acceleration: Callable[[Tensor, Tensor, Tensor], Tensor]  # (mass, position, time) -> (N, D)
-    derivatives: Callable[[System], Derivatives]  # acceleration, jerk, snap: three (N, D)
+    derivatives: Callable[..., Derivatives]  # (System, unit=, places=) -> acceleration, jerk, snap: three (N, D)
     potential_energy: Callable[[System], Tensor]  # -> (); all of it, external field included
     external_energy: Callable[[System], Tensor]  # -> (); the part of it that the external field makes
     energy: Callable[[System], Tensor]  # -> (); the conserved one, K + W − work
@@ -69,8 +69,8 @@ def build_gravity(*, G: float = 1.0, softening: float = 0.0, field: Field | None
         own = mutual_acceleration(mass, position, G=G, softening=softening)
         return own if field is None else own + vmap(field.acceleration, in_dims=(0, None))(position, time)
 
-    def derivatives(system: System) -> Derivatives:
-        return system_derivatives(system, field, G=G, softening=softening)
+    def derivatives(system: System, unit: Tensor | None = None, places: Tensor | None = None) -> Derivatives:
+        return system_derivatives(system, field, G=G, softening=softening, unit=unit, places=places)
 
     def external_energy(system: System) -> Tensor:
         if field is None:
@@ -130,7 +130,15 @@ def _acceleration_pair_by_pair(mass: Tensor, position: Tensor, G: float, softeni
     return torch.stack(sums)
 
 
-def system_derivatives(system: System, field: Field | None = None, *, G: float, softening: float) -> Derivatives:
+def system_derivatives(
+    system: System,
+    field: Field | None = None,
+    *,
+    G: float,
+    softening: float,
+    unit: Tensor | None = None,
+    places: Tensor | None = None,
+) -> Derivatives:
     """Acceleration, jerk and snap in closed form. With α = d·v/R² and β = (v² + d·a)/R² + α² for each pair,
 
         jerk = G mⱼ v/R³ − 3α A,   snap = G mⱼ a/R³ − 6α J − 3β A,   R² = d² + s²,
@@ -142,19 +150,29 @@ def system_derivatives(system: System, field: Field | None = None, *, G: float, 
         field: an external field, or None.
         G: gravitational constant.
         softening: length s.
+        unit: a time () in units of which they are wanted, 1 if None. In a close encounter a snap overflows float32, and
+            a change of units afterwards comes too late.
+        places: where the field is asked, (N, D), if not at the bodies: in coordinates of the centre of mass, say, to
+            which the bodies cannot be moved without rounding the separation of a close pair.
 
     Returns:
-        `Derivatives`, three (N, D).
+        `Derivatives`, three (N, D): a, j and s times the square, cube and fourth power of the unit.
 
     Source: Nitadori & Makino 2008, New Astronomy 13, 498, equations 3 to 6.
     """
-    d, v = (x[None, :, :] - x[:, None, :] for x in (system.position, system.velocity))
+    tick = torch.ones_like(system.time) if unit is None else unit
+    velocity = system.velocity if unit is None else system.velocity * unit
+    d, v = (x[None, :, :] - x[:, None, :] for x in (system.position, velocity))
     inverse = _inverse_distance(d, softening)[:, :, None]
     weight = G * system.mass[None, :, None] * inverse**3
+    if unit is not None:
+        weight = weight * unit * unit  # one after the other: the square of a short time is 0 in float32
     pair_a = weight * d
     acceleration = pair_a.sum(1)
     if field is not None:
-        acceleration = acceleration + vmap(field.acceleration, in_dims=(0, None))(system.position, system.time)
+        there = system._replace(velocity=velocity, position=system.position if places is None else places)
+        external = vmap(field.acceleration, in_dims=(0, None))(there.position, system.time)
+        acceleration = acceleration + external * tick * tick
     a = acceleration[None, :, :] - acceleration[:, None, :]
     alpha = (d * v).sum(-1, keepdim=True) * inverse**2
     beta = (v * v + d * a).sum(-1, keepdim=True) * inverse**2 + alpha**2
@@ -162,8 +180,8 @@ def system_derivatives(system: System, field: Field | None = None, *, G: float, 
     pair_s = weight * a - 6 * alpha * pair_j - 3 * beta * pair_a
     jerk, snap = pair_j.sum(1), pair_s.sum(1)
     if field is not None:
-        external_jerk, external_snap = _field_derivatives(field, system, acceleration)
-        jerk, snap = jerk + external_jerk, snap + external_snap
+        external_jerk, external_snap = _field_derivatives(field, there, acceleration, tick)
+        jerk, snap = jerk + external_jerk * tick * tick, snap + external_snap * tick * tick
     return Derivatives(acceleration, jerk, snap)
 
 
@@ -187,7 +205,8 @@ def mutual_potential_energy(mass: Tensor, position: Tensor, *, G: float, softeni
 
 def kinetic_energy(system: System) -> Tensor:
     """Kinetic energy ½ Σ mᵢ |vᵢ|², shape ()."""
-    return 0.5 * (system.mass * system.velocity.pow(2).sum(-1)).sum()
+    # The half inside the sum: of a float32 (), torch 2.13 makes the product's tangent a float64.
+    return (0.5 * system.mass * system.velocity.pow(2).sum(-1)).sum()
 
 
 def in_double(system: System) -> System:
@@ -213,14 +232,13 @@ def _field_energy(field: Field, mass: Tensor, position: Tensor, time: Tensor) ->
     return (mass * vmap(field.potential, in_dims=(0, None))(position, time)).sum()
 
 
-def _field_derivatives(field: Field, system: System, acceleration: Tensor) -> tuple[Tensor, Tensor]:
-    """Jerk and snap that an external field gives each body on its path, by forward mode."""
-    unit = torch.ones_like(system.time)
+def _field_derivatives(field: Field, system: System, acceleration: Tensor, tick: Tensor) -> tuple[Tensor, Tensor]:
+    """How the field at each body changes on its path, and how that does, by forward mode; time in ticks."""
 
     def jerk(x: Tensor, v: Tensor, t: Tensor) -> Tensor:
         along = vmap(field.acceleration, in_dims=(0, None))
-        return jvp(along, (x, t), (v, unit))[1]
+        return jvp(along, (x, t), (v, tick))[1]
 
     start = (system.position, system.velocity, system.time)
-    value, derivative = jvp(jerk, start, (system.velocity, acceleration, unit))  # type: ignore[misc]
+    value, derivative = jvp(jerk, start, (system.velocity, acceleration, tick))  # type: ignore[misc]
     return value, derivative

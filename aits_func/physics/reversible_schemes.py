@@ -1,5 +1,6 @@
 """Explicit time-reversible schemes of ONE system: Hairer–Söderlind, and the time-transformed leapfrog."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
@@ -55,13 +56,13 @@ def build_hairer_soderlind(gravity: Gravity, *, base: str = "kdk") -> Scheme:
             def log_rate(position: Tensor, time: Tensor) -> Tensor:
                 return rule.rate(system._replace(position=position, time=time), constants).log()
 
-            return jvp(log_rate, (system.position, system.time), (system.velocity, unit))  # type: ignore[return-value]
+            return _along(log_rate, (system.position, system.time), (system.velocity, unit))
 
         def minus_log(position: Tensor, velocity: Tensor, time: Tensor, work: Tensor) -> Tensor:
             return -rule.timescale(System(system.mass, position, velocity, time, work)).log()
 
         motion = (system.velocity, carry.acceleration, unit, carry.power)
-        return jvp(minus_log, tuple(system[1:]), motion)  # type: ignore[return-value]
+        return _along(minus_log, tuple(system[1:]), motion)
 
     def init(rule: StepFunction, system: System, compensated: bool = False) -> RhoCarry:
         carry = leapfrog.init(system, compensated)
@@ -152,3 +153,11 @@ def build_time_transformed_leapfrog(gravity: Gravity) -> Scheme:
         evaluations_per_stage=1,
         rule_evaluations_per_stage=1,
     )
+
+
+def _along(
+    function: Callable[..., Tensor], here: tuple[Tensor, ...], motion: tuple[Tensor, ...]
+) -> tuple[Tensor, Tensor]:
+    """A function's value () and its rate of change."""
+    value, rate = jvp(function, here, motion)  # type: ignore[misc]
+    return value, rate.to(value.dtype)  # torch 2.13 makes a float64 of a float32 tangent ()

@@ -182,11 +182,11 @@ def _ingredients(
     gravity: Gravity, unit: Scales, system: System
 ) -> tuple[Sequence[Tensor], tuple[Tensor, Tensor, Tensor], Tensor]:
     """(N, D, total mass), magnitudes (N,) of x, v, a, and pair distances (P,), in units of the scales."""
+    pairs = (pair_distance(system.position, gravity.softening).pow(2) + _ROOT_GUARD).sqrt() / unit.length
     system = to_centre_of_mass(system)
     bodies, dimensions = system.position.shape
     counts = [torch.full_like(system.time, n) for n in (bodies, dimensions)] + [system.mass.sum()]
     acceleration = gravity.acceleration(system.mass, system.position, system.time)
-    pairs = (pair_distance(system.position, gravity.softening).pow(2) + _ROOT_GUARD).sqrt() / unit.length
     r, v = _magnitude(system.position) / unit.length, _magnitude(system.velocity) / unit.speed
     return counts, (r, v, _magnitude(acceleration) / unit.acceleration), pairs
 

@@ -14,6 +14,7 @@ from torch import Tensor
 from ..base.types import System
 from ..physics.gravity import Derivatives, Gravity, kinetic_energy
 from ..physics.invariants import to_centre_of_mass
+from ..physics.pair_criteria import free_fall_rate_squared
 from ..physics.pairs import pair_difference, pair_rows
 
 _PAIR_NAMES = ("fly-by", "radial", "mass fraction", "mass balance", "softening", "tide")
@@ -67,14 +68,17 @@ def build_invariant(gravity: Gravity) -> Callable[[System], Tensor]:
     """
 
     def features(system: System) -> Tensor:
-        system = to_centre_of_mass(system)
-        derivatives = gravity.derivatives(system)
-        terms, rate_squared, pair_energy = _pair_terms(gravity, system, derivatives.acceleration)
+        centred = to_centre_of_mass(system)
+        # The bodies stay where they are: moved to the centre of mass, a close pair may fall together.
+        system = system._replace(velocity=centred.velocity)
+        tick = free_fall_rate_squared(gravity, system).sum().rsqrt().detach()  # a unit: features do not depend on it
+        derivatives = gravity.derivatives(system, tick, centred.position)
+        terms, rate_squared, pair_energy = _pair_terms(gravity, system, derivatives.acceleration / tick / tick)
         total_rate = rate_squared.sum()
         share = rate_squared / total_rate  # > 0, as at least one body has mass
         weights = torch.stack([share, share * (1 - share)], -1)
         hierarchy = torch.stack([1 - share.pow(2).sum(), 1 - share.pow(4).sum()])
-        whole = _whole_terms(gravity, system, derivatives, total_rate, pair_energy)
+        whole = _whole_terms(gravity, centred, derivatives, total_rate, pair_energy, tick)
         return torch.cat([(terms @ weights).T.reshape(-1), hierarchy, whole])
 
     return features
@@ -94,7 +98,9 @@ def _pair_terms(gravity: Gravity, system: System, acceleration: Tensor) -> tuple
     some_mass = torch.where(pair_mass > 0, pair_mass, torch.ones_like(pair_mass))
     attraction = gravity.G * some_mass / distance  # (length / time)², as v² is
     speed_squared = v.pow(2).sum(-1)
-    rest = (a + rate_squared[:, None] * r).pow(2).sum(-1)
+    rest, pull = a + rate_squared[:, None] * r, attraction / distance
+    larger = torch.maximum(rest.abs().amax(-1), pull).detach()  # their squares overflow float32 where they do not
+    rest_squared, pull_squared = (rest / larger[:, None]).pow(2).sum(-1), (pull / larger).pow(2)
     terms = torch.stack(
         [
             speed_squared / (speed_squared + attraction),
@@ -102,19 +108,24 @@ def _pair_terms(gravity: Gravity, system: System, acceleration: Tensor) -> tuple
             pair_mass / system.mass.sum(),
             4 * mass_1 * mass_2 / some_mass**2,
             gravity.softening / (gravity.softening + distance),
-            rest / (rest + (attraction / distance).pow(2)),
+            rest_squared / (rest_squared + pull_squared),
         ]
     )
     return terms, rate_squared, gravity.G * mass_1 * mass_2 / distance
 
 
 def _whole_terms(
-    gravity: Gravity, system: System, derivatives: Derivatives, rate_squared: Tensor, pair_energy: Tensor
+    gravity: Gravity,
+    system: System,
+    derivatives: Derivatives,
+    rate_squared: Tensor,
+    pair_energy: Tensor,
+    tick: Tensor,
 ) -> Tensor:
-    """The six terms of the system as a whole, (6,).
+    """The terms of the system as a whole, (6,), from derivatives in that unit of time ().
 
     Everything is made dimensionless before it is squared, with the rate ω = 1/τ and the speed u = (S/Σm)^{1/2}:
-    in a close encounter a squared snap overflows float32 long before the snap does.
+    in a close encounter a squared snap overflows float32 long before the snap does, which does so itself.
     """
     kinetic = kinetic_energy(system)
     potential = gravity.external_energy(system) - pair_energy.sum()
@@ -122,8 +133,9 @@ def _whole_terms(
     attracted = depth > 0  # not so if all bodies but one are massless; then all that follows is 0
     unit = torch.where(attracted, torch.where(attracted, depth, 1.0).sqrt(), 1.0)
     rate, speed = rate_squared.sqrt(), (unit / system.mass.sum()).sqrt()
-    a, j, s = (x / speed for x in derivatives)
-    a, j, s, v = a / rate, j / rate / rate, s / rate / rate / rate, system.velocity / speed
+    turn = rate * tick  # 1, but for its derivative
+    a, j, s = (x / (speed * tick) for x in derivatives)
+    a, j, s, v = a / turn, j / turn**2, s / turn**3, system.velocity / speed
     weight = (system.mass / system.mass.sum())[:, None]
     products = torch.stack([a * a, j * j, s * s, a * j, v * s])
     a_a, j_j, s_s, a_j, v_s = (weight * products).sum((1, 2)).unbind()

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable
 from functools import partial
-from typing import TypeAlias
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
@@ -10,7 +10,7 @@ from torch import Tensor
 from ..base.check import require, require_choice
 from ..base.tree import map_leaves
 from ..base.types import Params, Sample, StepInfo, System
-from ..learning.losses import check_energy_threshold
+from ..learning.losses import check_energy_threshold, check_resolution
 from ..physics.gravity import Gravity, in_double
 from ..physics.integrators import Integrator
 from ..physics.scheme import Scheme, SchemeStep, check_traits
@@ -18,6 +18,7 @@ from ..physics.schemes import as_scheme
 from ..physics.step_function import StepFunction
 from .binding import bind
 from .policy import Policy, traits_of
+from .rounding import Limit, rounding_error
 
 Step: TypeAlias = Callable[[Params, Sample], tuple[System, StepInfo]]
 """One attempted step of one system: (params, sample) -> (system after, what it reports)."""
@@ -122,8 +123,9 @@ def build_step(
         A pure function of ONE sample, for ``vmap(step, in_dims=(None, 0))``.
 
     Raises:
-        ValueError: if n_steps < 1, h or energy_threshold is not > 0, energy_scale is another word, or the scheme
-            is reversible and the policy is not known to be smooth, memoryless and even in the velocities.
+        ValueError: if n_steps < 1, h or energy_threshold is not > 0, energy_threshold is below what float64 can tell
+            from 0, energy_scale is another word, or the scheme is reversible and the policy is not known to be smooth,
+            memoryless and even in the velocities.
     """
     require(h > 0, f"build_step: h must be > 0 (a factor on the step, 1 for none), got {h}")
     check_traits(as_scheme(scheme), traits_of(policy), "build_step")
@@ -132,6 +134,7 @@ def build_step(
         energy_threshold > 0,
         f"build_step: energy_threshold must be > 0 (a relative energy error, e.g. 2e-4), got {energy_threshold}",
     )
+    check_resolution("build_step", "energy_threshold", energy_threshold)
     require_choice("build_step", "energy_scale", energy_scale, ENERGY_SCALES)
     return partial(
         attempt_single_step,
@@ -143,6 +146,16 @@ def build_step(
         energy_threshold=energy_threshold,
         energy_scale=energy_scale,
     )
+
+
+def limit_of(step: Callable[..., Any]) -> Limit | None:
+    """What a step of `build_step` is judged by, and what rounding makes of that; None of a step of one's own."""
+    if not isinstance(step, partial) or step.func is not attempt_single_step:
+        return None
+    words = step.keywords
+    evaluations = as_scheme(words["scheme"], n_steps=words["n_steps"]).evaluations_per_step
+    error = partial(rounding_error, gravity=words["gravity"], energy_scale=words["energy_scale"])
+    return Limit(words["energy_threshold"], partial(error, evaluations=evaluations))
 
 
 def _start_with(rule: StepFunction, start: System, tau: Tensor) -> StepFunction:

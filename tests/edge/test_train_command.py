@@ -439,6 +439,43 @@ def test_a_stuck_collection_ends_with_code_1_one_line_and_everything_kept(aits, 
     assert read_metadata(tmp_path / "a" / "checkpoint.safetensors").epoch == 1
 
 
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        ({"energy_threshold": 1e-18, "E_upper": 1e-18, "E_lower": 1e-19}, "energy_threshold must be >= 2.2e-16"),
+        (
+            {"dtype": "float32", "energy_threshold": 1e-9, "E_upper": 5e-10, "E_lower": 1e-11},
+            "energy_threshold = 1e-09 is below the rounding error of the energy of system ",
+        ),
+        (
+            {"dtype": "float32", "loss_on": "all", "convergence": "band", "E_upper": 1e-9, "E_lower": 1e-11},
+            "E_upper = 1e-09 is below the rounding error of the energy of system ",
+        ),
+    ],
+)
+def test_a_threshold_below_rounding_is_refused_before_anything_is_done(refuse, write, tmp_path, options, complaint):
+    assert complaint in refuse("train", write(train=options), "--out", "a")
+    assert not (tmp_path / "a").exists()
+
+
+def test_an_upper_edge_that_nothing_asks_for_may_lie_below_rounding(succeed, write):
+    seed_rules = {"loss_on": "failed", "convergence": "minibatch"}
+    options = {"dtype": "float32", "E_upper": 1e-9, "E_lower": 1e-11, "epochs": 1}
+    succeed("train", write(train=options | seed_rules), "--out", "a")
+
+
+def test_a_system_that_comes_below_rounding_on_its_way_ends_the_run_and_is_named(aits, write, tmp_path, monkeypatch):
+    # Let through at the start, as if it were only later that the state is so.
+    monkeypatch.setattr("aits_func.edge.training_run.check_reach", lambda *args, **kwargs: None)
+    options = {"dtype": "float32", "energy_threshold": 1e-12, "E_upper": 1e-13, "E_lower": 1e-14, "epochs": 2}
+    outcome = aits("train", write(train=options), "--out", "a")
+    assert outcome.code == 1
+    error = outcome.err.splitlines()[-1]
+    assert error.startswith("aits: error: epoch 0: energy_threshold = 1e-12 is below the rounding error of the energy")
+    assert "only chance would meet it; ask for " in error
+    assert summary(tmp_path / "a")["status"] == "below_rounding"
+
+
 def test_a_stuck_run_can_be_resumed(aits, write, tmp_path):
     assert aits("train", write(train=STUCK | {"epochs": 3}), "--out", "a").code == 1
     assert aits("train", "--resume", "a").code == 1  # as stuck as before, in the next epoch

@@ -12,6 +12,7 @@ from aits_func.base.engine import missing_compiler
 from aits_func.base.types import StepInfo, System
 from aits_func.learning.optimizers import adam, sgd
 from aits_func.loops.collect import (
+    BELOW_ROUNDING,
     COMPLETE,
     RETRAIN_LIMIT,
     Stuck,
@@ -78,6 +79,22 @@ class Spy:
 
 def clocks(sample):
     return sample.system.time.tolist()
+
+
+def float32_binaries(threshold, *, away=0.0, log_eta=-7.0):
+    """(learner, state) of two binaries in float32, the second so far from the origin; steps of e^log_eta free falls."""
+    policy = build_criterion_policy(free_fall(GRAVITY))
+    learner = build_learner(
+        build_step(policy, GRAVITY, build_leapfrog_kdk(GRAVITY), energy_threshold=threshold),
+        sgd(1e-3),
+        E_lower=threshold / 100,
+        E_upper=threshold / 2,
+    )
+    systems = binaries(0, 2, eccentricity=(0.0, 0.2))
+    shift = torch.tensor([0.0, away], dtype=torch.float64)[:, None, None]
+    systems = tree.cast(systems._replace(position=systems.position + shift), dtype=torch.float32)
+    params = {"log_eta": torch.tensor(log_eta)}
+    return learner, init_train_state(params, learner.optimizer, init_population(systems, gravity=GRAVITY))
 
 
 # --- accepted systems advance, rejected ones stay --------------------------------------------------------------------
@@ -325,6 +342,37 @@ def test_at_the_retrain_limit_the_stuck_system_is_named_and_what_was_collected_i
     assert clocks(after.population[1].sample)[1] == 0.0
     assert clocks(after.population[0].sample) == pytest.approx([0.7, 0.7], rel=1e-4)  # dt moved by the updates
     assert after.population[1].sample.active.all()  # it has not retired: the next collection may try again
+
+
+def test_a_threshold_below_the_rounding_error_of_an_energy_ends_it_soon_and_the_system_is_named():
+    # A thousand units from the origin a float32 position is rounded by 3e-5: no step keeps the energy to 1e-6.
+    learner, state = float32_binaries(1e-6, away=1e3)
+    _, _, info = collect_trajectory(state, learner=learner, steps_per_epoch=20)
+    assert info.status == BELOW_ROUNDING
+    assert [(stuck.group, stuck.system) for stuck in info.stuck] == [(0, 1)]
+    assert 1e-5 < info.stuck[0].rounding_error < 1e-2
+    # 32 rejections of one step, after what steps were let through by chance; the limit would be a thousand
+    assert 32 <= info.rejected < 200
+
+
+def test_found_below_rounding_at_the_limit_already_it_is_said_so():
+    learner, state = float32_binaries(1e-6, away=1e3)
+    _, _, info = collect_trajectory(state, learner=learner, steps_per_epoch=20, max_retrain_steps=5)
+    assert info.status == BELOW_ROUNDING
+
+
+def test_a_threshold_of_a_hundred_rounding_errors_is_met():
+    learner, state = float32_binaries(1e-5)
+    assert 5e-9 < float(vmap(learner.objective.limit.rounding_error)(state.population[0].sample.system).max()) < 1e-7
+    _, _, info = collect_trajectory(state, learner=learner, steps_per_epoch=20)
+    assert (info.status, info.accepted) == (COMPLETE, 40)
+
+
+def test_at_the_limit_of_a_step_that_could_be_learned_the_status_is_that_of_the_limit():
+    learner, state = float32_binaries(1e-5, log_eta=0.0)  # steps of a free-fall time
+    _, _, info = collect_trajectory(state, learner=learner, max_retrain_steps=40)
+    assert info.status == RETRAIN_LIMIT
+    assert 0 < info.stuck[0].rounding_error < 1e-6
 
 
 def test_several_may_be_stuck_at_once_and_all_are_named():

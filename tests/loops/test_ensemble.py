@@ -7,7 +7,7 @@ import torch
 from torch.func import vmap
 
 import aits_func as af
-from aits_func.base.tree import leaves, stack, take
+from aits_func.base.tree import cast, leaves, stack, take
 from aits_func.loops.ensemble import _packs
 from aits_func.loops.replay import ReplayInfo
 
@@ -113,7 +113,7 @@ def test_members_may_be_trained_on_all_samples_until_the_band_and_by_second_orde
 
 
 def test_the_spread_is_least_median_and_most_of_the_members():
-    numbers = [(True, n, False, rate, 0.5, 1e-5, 1e-4, 0.1, 0.2, ()) for n, rate in ((7, 0.25), (3, 1.0), (5, 0.5))]
+    numbers = [(True, n, False, rate, 0.5, 1e-5, 1e-4, 0.1, 0.2, 0, ()) for n, rate in ((7, 0.25), (3, 1.0), (5, 0.5))]
     info = af.EnsembleInfo(tuple(ReplayInfo(*each) for each in numbers))
     assert info.spread("iterations") == (3, 5, 7)
     assert info.spread("pass_rate") == (0.25, 0.5, 1.0)
@@ -148,3 +148,19 @@ def test_an_ensemble_has_members():
     policy, learner = policy_and_learner()
     with pytest.raises(ValueError, match="init_ensemble: seeds must name at least one member"):
         af.init_ensemble(policy.init, learner, ())
+
+
+def test_where_rounding_alone_is_above_the_threshold_no_member_is_trained():
+    gravity = af.build_gravity()
+    policy = af.build_criterion_policy(af.p_norm(gravity, eta=1e-3))
+    step = af.build_step(policy, gravity, af.build_leapfrog_kdk(gravity), energy_threshold=1e-6)
+    learner = af.build_learner(step, af.sgd(1e-3), E_lower=1e-8, E_upper=5e-7)
+    systems = af.binaries(0, 4)
+    far = cast(systems._replace(position=systems.position + 1e3), dtype=torch.float32)  # rounded by 3e-5
+    states = cast(af.init_ensemble(policy.init, learner, [0, 1]), dtype=torch.float32)
+    samples = torch.func.vmap(af.first_sample)(far)
+    after, info = af.generalize_ensemble(states, samples, learner=learner, seeds=[0, 1], replay_steps=4)
+    assert [(member.iterations, member.below_rounding, member.converged) for member in info.members] == [
+        (0, 4, False)
+    ] * 2
+    assert all(torch.equal(ours, theirs) for ours, theirs in zip(leaves(after), leaves(states), strict=True))

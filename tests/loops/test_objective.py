@@ -365,3 +365,9 @@ def test_a_band_that_is_none_is_refused(lower, upper):
         build_objective(stub_step, E_lower=lower, E_upper=upper)
     with pytest.raises(ValueError, match="build_objective: E_"):
         build_learner(stub_step, sgd(0.1), E_lower=lower, E_upper=upper)
+
+
+def test_a_band_below_the_precision_of_energies_is_refused():
+    with pytest.raises(ValueError, match=r"build_objective: E_upper must be >= 2.2e-16, the precision of energies"):
+        build_objective(stub_step, E_lower=1e-19, E_upper=1e-18)
+    build_objective(stub_step, E_lower=1e-30, E_upper=1e-15)  # no lower edge to speak of

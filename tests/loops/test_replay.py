@@ -22,6 +22,12 @@ from aits_func.loops.replay import (
     in_band,
     sample_minibatch,
 )
+from aits_func.physics.gravity import build_gravity
+from aits_func.physics.initial_conditions import binaries
+from aits_func.physics.integrators import build_leapfrog_kdk
+from aits_func.physics.pair_criteria import free_fall
+from aits_func.timestep.policy import build_criterion_policy
+from aits_func.timestep.step import build_step
 from aits_func.timestep.window import first_sample, push
 
 THRESHOLD, E_LOWER, E_UPPER = 2e-4, 1e-6, 1e-4
@@ -416,7 +422,7 @@ def test_the_report_is_on_the_whole_trajectory_with_the_returned_parameters():
     assert info.mean_energy_error == pytest.approx(sum(errors) / 7, rel=1e-13)
     assert info.max_energy_error == pytest.approx(max(errors), rel=1e-13)
     assert info.mean_dt == pytest.approx(dt, rel=1e-14)
-    kinds = (bool, int, bool, float, float, float, float, float, float, ReplayHistory)
+    kinds = (bool, int, bool, float, float, float, float, float, float, int, ReplayHistory)
     assert tuple(type(value) for value in info) == kinds
 
 
@@ -650,3 +656,32 @@ def test_one_group_alone_needs_no_tuple_around_it():
 def test_what_makes_no_sense_is_refused_even_of_an_empty_trajectory(options, message, trajectory):
     with pytest.raises(ValueError, match=f"generalize_on_trajectory: {message}"):
         Spy().replay(trajectory, **options)
+
+
+# --- thresholds below rounding
+
+
+def float32_replay(away, **options):
+    """A replay of six binaries in float32 for a threshold of 1e-6, some of them so far from the origin."""
+    gravity = build_gravity()
+    policy = build_criterion_policy(free_fall(gravity, eta=1e-3))
+    step = build_step(policy, gravity, build_leapfrog_kdk(gravity), energy_threshold=1e-6)
+    learner = build_learner(step, sgd(1e-3), E_lower=1e-8, E_upper=5e-7)
+    systems = binaries(0, len(away), eccentricity=(0.0, 0.2))
+    systems = tree.cast(systems._replace(position=systems.position + tensor(away)[:, None, None]), dtype=torch.float32)
+    state = init_train_state(tree.cast(policy.init(0), dtype=torch.float32), learner.optimizer)
+    return state, *generalize_on_trajectory(state, vmap(first_sample)(systems), learner=learner, **options)
+
+
+def test_where_rounding_alone_is_above_the_threshold_of_every_sample_nothing_is_tried():
+    state, after, info = float32_replay([1e3] * 6, replay_steps=5)
+    assert (info.converged, info.iterations, info.below_rounding) == (False, 0, 6)
+    assert after.params["log_eta"] is state.params["log_eta"]
+    assert info.mean_energy_error > 1e-6  # and the report is there
+
+
+def test_samples_below_rounding_are_counted_and_the_others_are_learned_from():
+    _, _, info = float32_replay([1e3, 0.0, 0.0, 0.0, 0.0, 0.0], replay_steps=3)
+    assert (info.below_rounding, info.iterations) == (1, 3)
+    _, _, info = float32_replay([0.0] * 6, replay_steps=3)
+    assert (info.below_rounding, info.converged) == (0, True)

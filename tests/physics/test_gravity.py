@@ -296,3 +296,24 @@ def test_a_static_field_is_never_asked_for_its_time_derivative():
 def test_the_constants_can_be_read_off():
     gravity = build_gravity(G=2.0, softening=0.5)
     assert (gravity.G, gravity.softening) == (2.0, 0.5)
+
+
+@pytest.mark.parametrize("field", [None, build_tidal_field(5.0, straight_path([4.0, -3.0], [0.3, 0.2]))])
+def test_derivatives_in_another_unit_of_time_are_multiplied_by_its_powers(field):
+    system, gravity = random_system(4, 2), build_gravity(field=field)
+    unit = torch.tensor(0.25, dtype=torch.float64)  # a power of two: no rounding
+    for power, ours, theirs in zip(
+        (2, 3, 4), gravity.derivatives(system, unit), gravity.derivatives(system), strict=True
+    ):
+        # Of a field, forward mode multiplies in another order.
+        torch.testing.assert_close(ours, theirs * unit**power, rtol=1e-13, atol=1e-16)
+
+
+def test_a_field_can_be_asked_elsewhere():
+    gravity, system = build_gravity(field=build_tidal_field(5.0, [4.0, -3.0])), random_system(4, 2)
+    moved = system._replace(position=system.position + 7.0)
+    for ours, theirs in zip(
+        gravity.derivatives(moved, places=system.position), gravity.derivatives(system), strict=True
+    ):
+        # Positions were rounded by 1e-15 when they were moved; the snap of a pair goes with r⁻⁵.
+        torch.testing.assert_close(ours, theirs, rtol=1e-10, atol=1e-10)

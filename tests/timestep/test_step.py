@@ -369,6 +369,7 @@ def test_the_step_draws_no_random_numbers_and_changes_no_input():
         ({"n_steps": 0}, "n_steps must be >= 1, got 0"),
         ({"energy_threshold": 0.0}, r"energy_threshold must be > 0 \(a relative energy error, e.g. 2e-4\), got 0.0"),
         ({"energy_threshold": math.nan}, "energy_threshold must be > 0 .*got nan"),
+        ({"energy_threshold": 1e-18}, "energy_threshold must be >= 2.2e-16, the precision of energies in float64, got"),
         ({"energy_scale": "potential"}, "energy_scale must be one of total, kinetic, got 'potential'"),
     ],
 )
