@@ -93,7 +93,10 @@ def test_every_tree_comes_back_bit_for_bit_into_a_tree_of_the_same_shapes(tree):
     assert type(loaded) is type(tree)
 
 
-@given(trees(), st.dictionaries(st.text(max_size=4), plain, max_size=4), st.integers(0, 2**63 - 1), st.integers(0, 10**6))
+configurations = st.dictionaries(st.text(max_size=4), plain, max_size=4)
+
+
+@given(trees(), configurations, st.integers(0, 2**63 - 1), st.integers(0, 10**6))
 def test_every_configuration_seed_and_epoch_come_back(tree, config, seed, epoch):
     with tempfile.TemporaryDirectory() as folder:
         metadata = read_metadata(written(folder, tree, config, seed, epoch))

@@ -399,7 +399,7 @@ DAMAGE = {
     "empty": (lambda data: b"", "truncated or not a checkpoint; use another one"),
     "another version": (
         other_version,
-        "checkpoint format version 9, this program reads 1; use the release that wrote it",
+        "checkpoint format version 9, this program reads 2; use the release that wrote it",
     ),
     "something else": (lambda data: b"PK\3\4" + data, "truncated or not a checkpoint"),
 }
