@@ -27,6 +27,14 @@ def test_the_library_example_runs_as_printed_and_trains_a_policy_that_keeps_the_
     assert bool((report.status == 1).all())
 
 
+def test_the_laws_of_the_readme_hold_of_its_policy():
+    import aits_func as af
+
+    gravity = af.build_gravity(G=1.0)
+    policy = af.build_residual_policy(af.build_features("invariant", gravity), af.p_norm(gravity, eta=0.02))
+    exec(compile(block("python")[1], "README.md", "exec"), {"af": af, "policy": policy})
+
+
 DOCS = sorted((ROOT / "docs").glob("*.md"))
 
 

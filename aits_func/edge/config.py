@@ -347,6 +347,22 @@ def _check_training(config: TrainConfig, where: str) -> None:
             f"{where}: with restart_each_epoch, steps_per_epoch = {config.steps_per_epoch} steps only fill windows of "
             f"history_len = {config.history_len} and every trajectory is empty; set steps_per_epoch > history_len"
         )
+    if config.optimizer == "levenberg_marquardt":
+        _check_second_order(config, where)
+
+
+_OF_FIRST_ORDER = ("learning_rate", "decay_steps", "weight_decay", "momentum", "clip_norm")
+
+
+def _check_second_order(config: TrainConfig, where: str) -> None:
+    """Refuse what would be ignored: a step of Levenberg and Marquardt is as long as the residuals say."""
+    for key in _OF_FIRST_ORDER:
+        default = default_of(TrainConfig, key)
+        if getattr(config, key) != default:
+            raise InputError(
+                f'{where}: optimizer = "levenberg_marquardt" has no {key}, got {getattr(config, key)}; leave it out '
+                f"(or at {default})"
+            )
 
 
 def least_weights(config: TrainConfig) -> int:

@@ -101,6 +101,14 @@ RANGES = {
         {"optimizer": "adamm"},
         "optimizer must be one of sgd, adam, adamw, levenberg_marquardt, got 'adamm'; did you mean",
     ),
+    "a rate for a method that has none": (
+        {"optimizer": "levenberg_marquardt", "learning_rate": 1e-2},
+        'optimizer = "levenberg_marquardt" has no learning_rate, got 0.01; leave it out (or at 0.003)',
+    ),
+    "decay for a method that has none": (
+        {"optimizer": "levenberg_marquardt", "clip_norm": 1.0},
+        'optimizer = "levenberg_marquardt" has no clip_norm, got 1.0; leave it out (or at 0.0)',
+    ),
     "another way to compile": ({"compile": "yes"}, "compile must be one of auto, on, off, got 'yes'"),
     "momentum": ({"optimizer": "sgd", "momentum": 1.0}, "momentum must be in [0, 1)"),
     "no period": ({"stop_at_period": True, "systems": ["pythagorean"]}, "none is known for pythagorean"),
