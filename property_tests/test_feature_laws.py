@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from aits_func.base.types import Sample
@@ -192,5 +192,6 @@ def test_a_criterion_is_a_policy_that_keeps_the_laws_to_rounding(name, p, soften
         systems=MOVING,
         params=build(1.0).init(0),
         tolerance=FRAME,
+        settings=settings(max_examples=max(5, settings().max_examples // 3)),
         laws=("translation", "boost", "rotation", "permutation", "backwards", "units"),
     )

@@ -1,7 +1,7 @@
 """The laws of integrators, on every one that is shipped, and that a bound orbit stays bound."""
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 
 from aits_func.physics.gravity import build_gravity
 from aits_func.physics.integrators import INTEGRATORS, build_integrator, evolve
@@ -18,7 +18,9 @@ PROMISES = {
     "yoshida6": {"order": 6},
     "yoshida8": {"order": 8},
 }
-QUICK = ("order", "zero", "clock", "linear momentum")  # of the composed ones, whose steps are made of leapfrogs
+# Thirty examples of every law of every object would take minutes; a defect breaks a law on most of the first ten.
+EXAMPLES = settings(max_examples=max(5, settings().max_examples // 3))
+QUICK = ("order", "linear momentum")  # of the others, whose steps are made of leapfrogs, or slow
 
 
 def cases():
@@ -30,7 +32,7 @@ def cases():
 
 @pytest.mark.parametrize(("name", "law"), list(cases()))
 def test_an_integrator_keeps_the_law(name, law):
-    check_integrator(lambda gravity: build_integrator(name, gravity), laws=[law], **PROMISES[name])
+    check_integrator(lambda gravity: build_integrator(name, gravity), laws=[law], settings=EXAMPLES, **PROMISES[name])
 
 
 @pytest.mark.parametrize("name", LEAPFROGS)
