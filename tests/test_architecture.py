@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 import aits_func
+from aits_func import testing
 
 PACKAGE = Path(aits_func.__file__).parent
 ROOT = PACKAGE.parent
@@ -206,6 +207,7 @@ def raises(function):
 
 FUNCTIONS = {name: value for name, value in public().items() if inspect.isfunction(value)}
 TREES = {name: value for name, value in public().items() if inspect.isclass(value)}
+LAWS = {name: value for name, value in vars(testing).items() if inspect.isfunction(value)}
 
 
 def test_every_public_name_is_a_function_or_a_named_tuple():
@@ -213,9 +215,9 @@ def test_every_public_name_is_a_function_or_a_named_tuple():
     assert all(issubclass(value, tuple) and hasattr(value, "_fields") for value in TREES.values())
 
 
-@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+@pytest.mark.parametrize("name", sorted({**FUNCTIONS, **LAWS}))
 def test_a_public_function_says_what_it_takes_returns_and_raises(name):
-    function = FUNCTIONS[name]
+    function = {**FUNCTIONS, **LAWS}[name]
     doc = inspect.getdoc(function) or ""
     assert doc.split("\n")[0], "one sentence that says what it is"
     assert SHAPE.search(doc) or named_elsewhere() & set(re.findall(r"`(\w+)`", doc)), (

@@ -28,7 +28,7 @@ def numbers(low: float, high: float) -> SearchStrategy[float]:
         high: largest, rounded down to a multiple.
 
     Returns:
-        A strategy of floats.
+        A strategy of floats, without shape.
 
     Raises:
         ValueError: if there is no multiple of 0.001 between the bounds.
@@ -64,7 +64,7 @@ def permutations(n: int) -> SearchStrategy[Tensor]:
         n: how many, ≥ 1.
 
     Returns:
-        A strategy of int64 tensors (n,), each number 0 … n − 1 once.
+        A strategy of int64 tensors of shape (n,), each number 0 … n − 1 once.
 
     Raises:
         ValueError: if n is not ≥ 1.

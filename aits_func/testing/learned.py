@@ -74,7 +74,7 @@ def parameters(policy: Policy, spread: float = 0.3) -> SearchStrategy[Params]:
         spread: standard deviation of what is added to every floating-point number, ≥ 0.
 
     Returns:
-        A strategy of pytrees like ``policy.init(seed)``.
+        A strategy of pytrees like ``policy.init(seed)``, leaf by leaf of the same shape.
 
     Raises:
         ValueError: if spread is negative.
@@ -130,6 +130,14 @@ def filled(structure: Any, elements: SearchStrategy[float]) -> SearchStrategy[An
 
 
 def signed(low: float, high: float) -> SearchStrategy[float]:
-    """Zero, or a number of magnitude in [low, high] and either sign."""
+    """Zero, or a number () of magnitude in [low, high] and either sign.
+
+    Args:
+        low: smallest magnitude, > 0.
+        high: largest magnitude.
+
+    Returns:
+        A strategy of floats.
+    """
     size = st.floats(low, high)
     return st.just(0.0) | size | size.map(lambda x: -x)

@@ -59,7 +59,8 @@ def check_optimizer(
     a test that is itself under ``given``.
 
     Args:
-        optimizer: ``init(params) -> state`` and ``update(grads, state, params) -> (updates, state)``.
+        optimizer: a `GradientTransformation`, the pair of ``init(params) -> state`` and
+            ``update(grads, state, params) -> (updates, state)``.
         oracle: makes the object of ``torch.optim``, for a list of leaves, that it should agree with.
         skips_nonfinite: whether it promises to.
         tolerance: relative to the largest parameter, or to 1: five updates of a few roundings each.
