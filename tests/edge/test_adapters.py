@@ -288,6 +288,7 @@ def test_a_flat_problem_without_parameters_is_refused():
         flatten_problem(af.build_objective(step), (), samples)
 
 
+@pytest.mark.slow  # half a minute to compile
 def test_compiled_residuals_are_the_eager_ones():
     gravity = af.build_gravity()
     policy = af.build_criterion_policy(af.p_norm(gravity, eta=0.3))  # one parameter, two bodies: soon compiled

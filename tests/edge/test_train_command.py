@@ -655,7 +655,10 @@ SCHEMES = {
 }
 
 
-@pytest.mark.parametrize("options", SCHEMES.values(), ids=SCHEMES)
+@pytest.mark.parametrize(
+    "options",
+    [pytest.param(o, marks=pytest.mark.slow if "order" in o else (), id=name) for name, o in SCHEMES.items()],
+)
 def test_a_policy_is_trained_in_every_scheme_and_simulated_in_the_same(succeed, write, tmp_path, options):
     config = write(train=options | {"epochs": 1})
     succeed("train", config, "--out", "a")

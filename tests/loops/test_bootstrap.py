@@ -122,6 +122,7 @@ def test_where_the_value_or_all_resamples_say_nothing_the_interval_says_nothing(
     assert found.isnan().tolist() == [[True] * 3, [False, True, True], [True] * 3]
 
 
+@pytest.mark.slow
 def test_the_interval_of_a_median_covers_it_nine_times_in_ten():
     data = torch.rand(1000, 101, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
     samples = resampled_quantiles(data, count_draws(draw_resamples(101, 400, seed=0)), (0.5,))[:, 0]

@@ -55,7 +55,7 @@ def assert_members_are(states, info, ends):
 
 @pytest.mark.parametrize(
     ("own", "compile"),
-    [(False, "off"), (True, "off"), pytest.param(True, "on", marks=needs_compiler)],
+    [(False, "off"), (True, "off"), pytest.param(True, "on", marks=[needs_compiler, pytest.mark.slow])],
     ids=["one trajectory", "trajectories of their own", "the same compiled"],
 )
 def test_members_end_where_they_would_have_ended_alone(own, compile):

@@ -56,11 +56,8 @@ def test_a_run_that_explodes_ends_at_its_last_finite_block_and_the_others_go_on(
     assert info.steps[5] in range(0, 37)
 
 
-@pytest.mark.parametrize(
-    "precision",
-    [torch.float64, pytest.param(torch.float32, marks=pytest.mark.slow)],
-    ids=str,  # half a minute to compile
-)
+@pytest.mark.slow  # half a minute to compile
+@pytest.mark.parametrize("precision", [torch.float64, torch.float32], ids=str)
 def test_compiled_blocks_are_eager_ones_within_rounding(precision):
     systems = type(SYSTEMS)(*(leaf.to(precision) for leaf in SYSTEMS))
     params = {name: leaf.to(precision) for name, leaf in FIXED.init(0).items()}
