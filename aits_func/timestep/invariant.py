@@ -15,7 +15,7 @@ from ..base.types import System
 from ..physics.gravity import Derivatives, Gravity, kinetic_energy
 from ..physics.invariants import to_centre_of_mass
 from ..physics.pair_criteria import free_fall_rate_squared
-from ..physics.pairs import pair_difference, pair_rows
+from ..physics.pairs import inverse_cube, pair_difference, pair_rows
 
 _PAIR_NAMES = ("fly-by", "radial", "mass fraction", "mass balance", "softening", "tide")
 INVARIANT_NAMES = (
@@ -94,7 +94,7 @@ def _pair_terms(gravity: Gravity, system: System, acceleration: Tensor) -> tuple
     r, v, a = pair_difference(torch.cat([system.position, system.velocity, acceleration], 1)).chunk(3, 1)
     distance = (r.pow(2).sum(-1) + gravity.softening**2).sqrt()
     pair_mass = mass_1 + mass_2
-    rate_squared = gravity.G * pair_mass / distance**3
+    rate_squared = gravity.G * pair_mass * inverse_cube(distance)
     some_mass = torch.where(pair_mass > 0, pair_mass, torch.ones_like(pair_mass))
     attraction = gravity.G * some_mass / distance  # (length / time)², as v² is
     speed_squared = v.pow(2).sum(-1)
