@@ -9,6 +9,7 @@ from torch.func import grad_and_value, jvp
 
 from ..base.check import require_choice
 from ..base.types import System
+from .criterion import scaled_log
 from .gravity import Gravity
 from .integrators import build_leapfrog_dkd, build_leapfrog_kdk, drift, kick, nothing_lost
 from .scheme import Scheme, SchemeStep
@@ -54,12 +55,12 @@ def build_hairer_soderlind(gravity: Gravity, *, base: str = "kdk") -> Scheme:
         if base == "dkd":
 
             def log_rate(position: Tensor, time: Tensor) -> Tensor:
-                return _log(rule.rate(system._replace(position=position, time=time), constants))
+                return scaled_log(rule.rate(system._replace(position=position, time=time), constants))
 
             return _along(log_rate, (system.position, system.time), (system.velocity, unit))
 
         def minus_log(position: Tensor, velocity: Tensor, time: Tensor, work: Tensor) -> Tensor:
-            return -_log(rule.timescale(System(system.mass, position, velocity, time, work)))
+            return -scaled_log(rule.timescale(System(system.mass, position, velocity, time, work)))
 
         motion = (system.velocity, carry.acceleration, unit, carry.power)
         return _along(minus_log, tuple(system[1:]), motion)
@@ -130,7 +131,7 @@ def build_time_transformed_leapfrog(gravity: Gravity) -> Scheme:
 
         def log_rate(position: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
             omega = rule.rate(half._replace(position=position, time=time), carry.constants)
-            return _log(omega), omega
+            return scaled_log(omega), omega
 
         # Of ln Ω, as δ ∇Ω = h ∇ ln Ω: in a close encounter the derivatives of Ω itself leave float32.
         slopes = grad_and_value(log_rate, argnums=(0, 1), has_aux=True)(half.position, half.time)
@@ -156,12 +157,6 @@ def build_time_transformed_leapfrog(gravity: Gravity) -> Scheme:
         evaluations_per_stage=1,
         rule_evaluations_per_stage=1,
     )
-
-
-def _log(x: Tensor) -> Tensor:
-    """ln x, with no power of 1/x in its second derivative: that of a short time is no float32."""
-    size = x.detach()
-    return (x / size).log() + size.log()
 
 
 def _along(
