@@ -36,7 +36,9 @@ def bind(policy: Policy, params: Params, window: Window, *, scheme: Scheme, grav
         return policy.apply(params, system, window)
 
     if form is None:
-        return StepFunction(timescale, lambda system: (), lambda system, constants: scaled_reciprocal(timescale(system)))
+        return StepFunction(
+            timescale, lambda system: (), lambda system, constants: scaled_reciprocal(timescale(system))
+        )
     return StepFunction(
         timescale,
         lambda system: form.constants(params, system),
