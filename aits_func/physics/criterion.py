@@ -140,3 +140,15 @@ def time_of(rate: Tensor) -> Tensor:
     positive = rate > 0
     longest = torch.full_like(rate, torch.finfo(rate.dtype).max ** 0.25)
     return torch.where(positive, torch.where(positive, rate, torch.ones_like(rate)).reciprocal(), longest)
+
+
+def scaled_log(x: Tensor) -> Tensor:
+    """ln x of x > 0, with no power of 1/x in its derivatives: those of a time of 1e-20 are no float32."""
+    size = x.detach()
+    return (x / size).log() + size.log()
+
+
+def scaled_reciprocal(x: Tensor) -> Tensor:
+    """1/x of x > 0, with no power of 1/x beyond the first in its derivatives."""
+    size = x.detach()
+    return (x / size).reciprocal() / size

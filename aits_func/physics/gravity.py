@@ -164,9 +164,8 @@ def system_derivatives(
     velocity = system.velocity if unit is None else system.velocity * unit
     d, v = (x[None, :, :] - x[:, None, :] for x in (system.position, velocity))
     inverse = _inverse_distance(d, softening)[:, :, None]
-    weight = G * system.mass[None, :, None] * inverse**3
-    if unit is not None:
-        weight = weight * unit * unit  # one after the other: the square of a short time is 0 in float32
+    # In units of time the cube is that of numbers near 1: that of 1/R has derivatives that float32 does not.
+    weight = G * system.mass[None, :, None] * (inverse if unit is None else inverse * unit.pow(2 / 3)) ** 3
     pair_a = weight * d
     acceleration = pair_a.sum(1)
     if field is not None:
@@ -174,8 +173,9 @@ def system_derivatives(
         external = vmap(field.acceleration, in_dims=(0, None))(there.position, system.time)
         acceleration = acceleration + external * tick * tick
     a = acceleration[None, :, :] - acceleration[:, None, :]
-    alpha = (d * v).sum(-1, keepdim=True) * inverse**2
-    beta = (v * v + d * a).sum(-1, keepdim=True) * inverse**2 + alpha**2
+    direction, turn = d * inverse, v * inverse  # first, for the same reason
+    alpha = (direction * turn).sum(-1, keepdim=True)
+    beta = (turn * turn + direction * (a * inverse)).sum(-1, keepdim=True) + alpha**2
     pair_j = weight * v - 3 * alpha * pair_a
     pair_s = weight * a - 6 * alpha * pair_j - 3 * beta * pair_a
     jerk, snap = pair_j.sum(1), pair_s.sum(1)

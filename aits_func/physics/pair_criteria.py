@@ -13,7 +13,7 @@ from ..base.check import require, require_choice
 from ..base.types import Params, System
 from .criterion import Criterion, bounded_exp, criterion_of_rate, log_parameter, rate_p_norm, root, time_of
 from .gravity import Gravity
-from .pairs import pair_difference, pair_distance, pair_rows
+from .pairs import inverse_cube, pair_difference, pair_distance, pair_rows
 from .step_function import Traits
 
 
@@ -143,7 +143,7 @@ def huayno(gravity: Gravity, *, eta: float = 0.03) -> Criterion:
 
 def free_fall_rate_squared(gravity: Gravity, system: System) -> Tensor:
     """G(mᵢ + mⱼ)/r³ of the pairs i < j, (P,), 1 / time²."""
-    return gravity.G * pair_mass(system) / pair_distance(system.position, gravity.softening) ** 3
+    return gravity.G * pair_mass(system) * inverse_cube(pair_distance(system.position, gravity.softening))
 
 
 def fly_by_rate_squared(gravity: Gravity, system: System) -> Tensor:

@@ -49,3 +49,12 @@ def pair_difference(x: Tensor) -> Tensor:
 def pair_distance(position: Tensor, softening: float) -> Tensor:
     """(|xⱼ − xᵢ|² + s²)^{1/2} of the pairs: (N, D) -> (P,)."""
     return (pair_difference(position).pow(2).sum(-1) + softening**2).sqrt()
+
+
+def inverse_cube(distance: Tensor) -> Tensor:
+    """R^-3 of any shape, with no power beyond it in its first two derivatives.
+
+    Those of 1/R³ as a quotient are taken by R³: they go through R^-6 and R^-9, which float32 does not have below
+    5e-7 and 1e-4, though what comes out is finite. Schemes that follow τ differentiate it by the places of bodies.
+    """
+    return distance.reciprocal().pow(3)

@@ -9,6 +9,7 @@ from torch.func import grad_and_value, jvp
 
 from ..base.check import require_choice
 from ..base.types import System
+from .criterion import scaled_log
 from .gravity import Gravity
 from .integrators import build_leapfrog_dkd, build_leapfrog_kdk, drift, kick, nothing_lost
 from .scheme import Scheme, SchemeStep
@@ -54,12 +55,12 @@ def build_hairer_soderlind(gravity: Gravity, *, base: str = "kdk") -> Scheme:
         if base == "dkd":
 
             def log_rate(position: Tensor, time: Tensor) -> Tensor:
-                return rule.rate(system._replace(position=position, time=time), constants).log()
+                return scaled_log(rule.rate(system._replace(position=position, time=time), constants))
 
             return _along(log_rate, (system.position, system.time), (system.velocity, unit))
 
         def minus_log(position: Tensor, velocity: Tensor, time: Tensor, work: Tensor) -> Tensor:
-            return -rule.timescale(System(system.mass, position, velocity, time, work)).log()
+            return -scaled_log(rule.timescale(System(system.mass, position, velocity, time, work)))
 
         motion = (system.velocity, carry.acceleration, unit, carry.power)
         return _along(minus_log, tuple(system[1:]), motion)
@@ -128,14 +129,17 @@ def build_time_transformed_leapfrog(gravity: Gravity) -> Scheme:
         first = h / carry.W / 2
         half, lost = drift(system, carry.lost, first)
 
-        def rate(position: Tensor, time: Tensor) -> Tensor:
-            return rule.rate(half._replace(position=position, time=time), carry.constants)
+        def log_rate(position: Tensor, time: Tensor) -> tuple[Tensor, Tensor]:
+            omega = rule.rate(half._replace(position=position, time=time), carry.constants)
+            return scaled_log(omega), omega
 
-        (gradient, change), omega = grad_and_value(rate, argnums=(0, 1))(half.position, half.time)
+        # Of ln Ω, as δ ∇Ω = h ∇ ln Ω: in a close encounter the derivatives of Ω itself leave float32.
+        slopes = grad_and_value(log_rate, argnums=(0, 1), has_aux=True)(half.position, half.time)
+        (gradient, change), (_, omega) = slopes
         delta = h / omega
         at = (half.mass, half.position, half.time)
         kicked = kick(half, gravity.acceleration(*at), gravity.power(*at), delta)
-        W = carry.W + delta * ((gradient * (half.velocity + kicked.velocity) / 2).sum() + change)
+        W = carry.W + h * ((gradient * (half.velocity + kicked.velocity) / 2).sum() + change)
         second = h / W / 2
         after, lost = drift(kicked, lost, second)
         return SchemeStep(after, TransformedCarry(W, carry.constants, lost), first + second, (W > 0) & (omega > 0))

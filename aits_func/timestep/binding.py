@@ -4,6 +4,7 @@ import torch
 from torch import Tensor
 
 from ..base.types import Params, System, Window
+from ..physics.criterion import scaled_reciprocal
 from ..physics.gravity import Gravity
 from ..physics.invariants import at_rest_as_a_whole
 from ..physics.scheme import Scheme
@@ -35,7 +36,9 @@ def bind(policy: Policy, params: Params, window: Window, *, scheme: Scheme, grav
         return policy.apply(params, system, window)
 
     if form is None:
-        return StepFunction(timescale, lambda system: (), lambda system, constants: 1 / timescale(system))
+        return StepFunction(
+            timescale, lambda system: (), lambda system, constants: scaled_reciprocal(timescale(system))
+        )
     return StepFunction(
         timescale,
         lambda system: form.constants(params, system),
@@ -64,6 +67,6 @@ def at_rest(policy: Policy, window: Window, gravity: Gravity) -> PositionForm:
         still = system._replace(
             velocity=torch.zeros_like(system.velocity), work=gravity.potential_energy(system) - energy
         )
-        return 1 / policy.apply(params, still, window)
+        return scaled_reciprocal(policy.apply(params, still, window))
 
     return PositionForm(lambda params, system: gravity.energy(at_rest_as_a_whole(system)), rate)

@@ -93,12 +93,13 @@ def _pair_terms(gravity: Gravity, system: System, acceleration: Tensor) -> tuple
     mass_1, mass_2 = pair_rows(system.mass)
     r, v, a = pair_difference(torch.cat([system.position, system.velocity, acceleration], 1)).chunk(3, 1)
     distance = (r.pow(2).sum(-1) + gravity.softening**2).sqrt()
+    inverse = distance.reciprocal()  # of its powers the second derivatives stay in float32, of quotients they do not
     pair_mass = mass_1 + mass_2
-    rate_squared = gravity.G * pair_mass / distance**3
+    rate_squared = gravity.G * pair_mass * inverse.pow(3)
     some_mass = torch.where(pair_mass > 0, pair_mass, torch.ones_like(pair_mass))
-    attraction = gravity.G * some_mass / distance  # (length / time)², as v² is
+    attraction = gravity.G * some_mass * inverse  # (length / time)², as v² is
     speed_squared = v.pow(2).sum(-1)
-    rest, pull = a + rate_squared[:, None] * r, attraction / distance
+    rest, pull = a + rate_squared[:, None] * r, attraction * inverse
     larger = torch.maximum(rest.abs().amax(-1), pull).detach()  # their squares overflow float32 where they do not
     rest_squared, pull_squared = (rest / larger[:, None]).pow(2).sum(-1), (pull / larger).pow(2)
     terms = torch.stack(
@@ -111,7 +112,7 @@ def _pair_terms(gravity: Gravity, system: System, acceleration: Tensor) -> tuple
             rest_squared / (rest_squared + pull_squared),
         ]
     )
-    return terms, rate_squared, gravity.G * mass_1 * mass_2 / distance
+    return terms, rate_squared, gravity.G * mass_1 * mass_2 * inverse
 
 
 def _whole_terms(

@@ -2,10 +2,11 @@
 
 import pytest
 import torch
+from torch.func import grad
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from aits_func.physics.gravity import mutual_acceleration, mutual_potential_energy
-from aits_func.physics.pairs import FEW_BODIES, pair_distance, pair_rows, written_out
+from aits_func.physics.pairs import FEW_BODIES, inverse_cube, pair_distance, pair_rows, written_out
 
 
 def bodies(count):
@@ -41,3 +42,11 @@ def test_few_bodies_leave_no_index_in_a_traced_graph(count):
 
 def test_pairs_are_written_out_for_a_compiler_alone():
     assert not written_out(3)
+
+
+def test_the_inverse_cube_of_a_millionth_has_two_derivatives_in_float32():
+    distance = torch.tensor(1e-6, dtype=torch.float32)
+    first = grad(inverse_cube)
+    # -3 R^-4 and 12 R^-5 to a few roundings of 6e-8; of a quotient both would be infinite.
+    torch.testing.assert_close(float(first(distance)), -3 * float(distance) ** -4, rtol=1e-6, atol=0)
+    torch.testing.assert_close(float(grad(first)(distance)), 12 * float(distance) ** -5, rtol=1e-6, atol=0)
