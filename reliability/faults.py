@@ -55,7 +55,7 @@ def full_disks(folder: Path, run: Run, short: bool) -> Iterator[Finding]:
             continue
         cases = [
             stopped_and_resumed(folder, run, what, at, end, name)
-            for at, name, end in struck(folder, run, what, 30 if short else every)
+            for at, name, end in struck(folder, run, what, 60 if short else every)
         ]
         yield finding(f"a training whose calls give {what} stops with one line and goes on to the same bits", cases)
     for command in () if short else OTHERS:
@@ -77,7 +77,7 @@ def places(folder: Path, run: Run, short: bool) -> Iterator[Finding]:
         (end,) = run(Child(str(folder), ("train", "run.toml", "--out", place)))
         cases.append(Case(place, True, problem_of(end, (2,), folder / "nowhere")))
     yield finding("a place where no run can be is refused with one line", cases)
-    gone = [_gone(folder, run, number, 0.02 + 0.015 * number) for number in range(2 if short else 24)]
+    gone = [_gone(folder, run, number, 0.02 + 0.015 * number) for number in range(1 if short else 24)]
     yield finding("a run whose directory is removed or moved away stops with one line", gone)
     cases = [_mute(folder, run, command) for command in (("train",), *(() if short else OTHERS))]
     yield finding("a command whose output cannot be written stops with one line", cases)
