@@ -124,9 +124,8 @@ def _lock(path: Path) -> int | None:
     while True:
         handle = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
         with contextlib.ExitStack() as unless_held:
-            unless_held.callback(
-                os.close, handle
-            )  # also when it is interrupted; the file stays, as it may be another's
+            # Also when it is interrupted; the file stays, as the lock on it may be another's.
+            unless_held.callback(os.close, handle)
             try:
                 fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
             except BlockingIOError:

@@ -120,9 +120,9 @@ def test_no_handle_is_left_open(run, monkeypatch):
         patched.setattr(run_directory, "_is_the_file", lambda handle, path: next(answers))
         with resumed_run(run):
             pass
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(run_directory, "_is_the_file", interrupt)
-        with resumed_run(run):
+        with pytest.raises(KeyboardInterrupt), resumed_run(run):
             pass
     assert len(os.listdir("/proc/self/fd")) == handles
 
@@ -137,9 +137,9 @@ def test_whoever_is_interrupted_at_the_lock_does_not_keep_it(run, monkeypatch, l
             real(handle, operation)
         raise KeyboardInterrupt
 
-    with monkeypatch.context() as patched, pytest.raises(KeyboardInterrupt):
+    with monkeypatch.context() as patched:
         patched.setattr(fcntl, "flock", interrupted)
-        with resumed_run(run):
+        with pytest.raises(KeyboardInterrupt), resumed_run(run):
             pytest.fail("it went on")
     with resumed_run(run):
         pass
