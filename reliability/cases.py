@@ -60,13 +60,21 @@ def problem_of(end: Ended, codes: Sequence[int], directory: Path) -> str:
     if end.code not in codes or not is_one_line(end):
         return f"exit code {end.code}, {end.err.strip()[-300:]!r}"
     left = [path.name for path in directory.iterdir() if path.name.startswith(".")] if directory.is_dir() else []
-    if end.struck == f"unlink {LOCK}":  # whoever is interrupted in just that call leaves it, and nobody minds it
-        left.remove(LOCK)
+    if LOCK in left and end.struck in (f"unlink {LOCK}", "flock a file"):
+        left.remove(LOCK)  # whoever is interrupted in just these calls leaves it, and nobody minds it
     return ", ".join((*unreadable(directory), *(f"{name} is left" for name in left)))
 
 
-def follow(folder: Path, run: Run, end: Ended, name: str) -> str:
-    """Do what a stopped process says, or start it again if it says nothing; what is wrong with its end."""
+def follow(folder: Path, run: Run, end: Ended, name: str, whole: str = "whole") -> str:
+    """Do what a stopped process says, or start it again if it says nothing; what is wrong with its end.
+
+    Args:
+        folder: of the runs.
+        run: of the nursery.
+        end: of the process.
+        name: of its run.
+        whole: the unbroken run that it has to equal in the end.
+    """
     directory = folder / name
     said = advice(end)
     if said and not (directory / "config.toml").exists():
@@ -80,4 +88,4 @@ def follow(folder: Path, run: Run, end: Ended, name: str) -> str:
         (end,) = run(Child(str(folder), command_to_go_on(directory)))
     if not is_complete(end):
         return f"is not gone on with: exit code {end.code}, {end.err.strip()!r}"
-    return difference(directory, folder / "whole")
+    return difference(directory, folder / whole)

@@ -6,9 +6,10 @@ everywhere as errors that the calls of a process are made to give, one call afte
 
 import os
 import random
+import shutil
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from reliability.cases import OTHERS, Case, finding, follow, problem_of, stopped_and_resumed, struck
@@ -54,7 +55,7 @@ def full_disks(folder: Path, run: Run, short: bool) -> Iterator[Finding]:
             continue
         cases = [
             stopped_and_resumed(folder, run, what, at, end, name)
-            for at, name, end in struck(folder, run, what, 30 if short else every)
+            for at, name, end in struck(folder, run, what, 60 if short else every)
         ]
         yield finding(f"a training whose calls give {what} stops with one line and goes on to the same bits", cases)
     for command in () if short else OTHERS:
@@ -76,16 +77,26 @@ def places(folder: Path, run: Run, short: bool) -> Iterator[Finding]:
         (end,) = run(Child(str(folder), ("train", "run.toml", "--out", place)))
         cases.append(Case(place, True, problem_of(end, (2,), folder / "nowhere")))
     yield finding("a place where no run can be is refused with one line", cases)
-    gone = [_gone(folder, run, number, 0.02 + 0.015 * number) for number in range(2 if short else 24)]
+    gone = [_gone(folder, run, number, 0.02 + 0.015 * number) for number in range(1 if short else 24)]
     yield finding("a run whose directory is removed or moved away stops with one line", gone)
-    cases = []
-    for command in (("train",), *(() if short else OTHERS)):
-        name, (word, *more) = f"mute {command[0]}", command
-        (end,) = run(Child(str(folder), (word, "run.toml", *more, "--out", name), output="/dev/full"))
-        trains = word in ("train", "both")
-        problem = problem_of(end, (1,), folder / name) or (follow(folder, run, end, name) if trains else "")
-        cases.append(Case(name, True, problem))
+    cases = [_mute(folder, run, command) for command in (("train",), *(() if short else OTHERS))]
     yield finding("a command whose output cannot be written stops with one line", cases)
+
+
+def _mute(folder: Path, run: Run, command: Sequence[str]) -> Case:
+    """Nothing that a command prints can be written; a training, also that of `both`, can be gone on with."""
+    (word, *more), name = command, f"mute {command[0]}"
+    (end,) = run(Child(str(folder), (word, "run.toml", *more, "--out", name), output="/dev/full"))
+    problem = problem_of(end, (1,), folder / name)
+    if word == "both":
+        whole = folder / "whole of both"  # equal in all but the section that its configuration has beside [train]
+        shutil.copytree(folder / "whole", whole)
+        run(Child(str(folder), ("both", "run.toml", "--out", "both")))
+        shutil.copy(folder / "both" / "config.toml", whole)
+        problem = problem or follow(folder, run, end, name, whole.name)
+    elif word == "train":
+        problem = problem or follow(folder, run, end, name)
+    return Case(name, True, problem)
 
 
 def _without_permission(folder: Path, run: Run) -> Case:

@@ -46,13 +46,13 @@ class Life(NamedTuple):
 
 
 def campaign(short: bool) -> list[Finding]:
-    """Every way to die; in the short form every twelfth call, and one run that dies again and again."""
+    """Every way to die; in the short form every 24th call, and one run that dies again and again."""
     draw = random.Random(1)
     with work_folder(in_memory=short) as folder, nursery() as run:
         few = prepared(folder / "few", FEW, run)
         lives = {
-            "at every call": every_call(few, run, every=12 if short else 1),
-            "at random calls": random_calls(few, run, draw, lives=1 if short else 30),
+            "at every call": every_call(few, run, every=24 if short else 1),
+            "at random calls": random_calls(few, run, draw, lives=1 if short else 30, deaths=8 if short else 15),
         }
         if short:
             return findings(lives, numbers_in(few / "whole"))
@@ -115,10 +115,10 @@ def every_call(folder: Path, run: Run, *, every: int = 1) -> list[Life]:
         lives.append(life)
 
 
-def random_calls(folder: Path, run: Run, draw: random.Random, *, lives: int) -> list[Life]:
+def random_calls(folder: Path, run: Run, draw: random.Random, *, lives: int, deaths: int) -> list[Life]:
     """Runs that are killed at one of the next forty calls, resumed, and killed again, until they are done."""
-    deaths = [[draw.randint(1, 40) for _ in range(15)] for _ in range(lives)]
-    return [live(folder, f"calls{i}", each, _at_a_call(folder, run)) for i, each in enumerate(deaths)]
+    calls = [[draw.randint(1, 40) for _ in range(deaths)] for _ in range(lives)]
+    return [live(folder, f"calls{i}", each, _at_a_call(folder, run)) for i, each in enumerate(calls)]
 
 
 def random_moments(folder: Path, run: Run, draw: random.Random, *, kills: int) -> list[Life]:

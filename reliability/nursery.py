@@ -45,7 +45,9 @@ Run = Callable[..., list[Ended]]
 def nursery() -> Iterator[Run]:
     """Start the process; yields a function that runs children, all at the same moment, and waits for their ends."""
     command = [sys.executable, "-m", "reliability.nursery"]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as process:
+    # Output is kept back as it is wherever nobody has asked for another thing: what cannot be written shows later.
+    plain = {name: value for name, value in os.environ.items() if name != "PYTHONUNBUFFERED"}
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=plain) as process:
         orders, answers = process.stdin, process.stdout
         if orders is None or answers is None:
             raise RuntimeError("no pipes")
@@ -83,7 +85,7 @@ def _warm_up(folder: Path) -> None:
 
 
 def _run(children: Sequence[Child], folder: Path) -> list[Ended]:
-    start = os.pipe()
+    start, ready = os.pipe(), os.pipe()
     sys.stdout.flush()
     told = [os.pipe() for _ in children]
     pids = []
@@ -91,15 +93,25 @@ def _run(children: Sequence[Child], folder: Path) -> list[Ended]:
         pid = os.fork()
         if pid == 0:
             os.close(start[1])
-            _live(child, folder / str(number), start[0], told[number][1])
+            _live(child, folder / str(number), start[0], ready[1], told[number][1])
         pids.append(pid)
     os.close(start[0])
+    _await(ready, len(children))
     os.close(start[1])  # which starts them all
     for child, pid in zip(children, pids, strict=True):
         for seconds, number in child.signals:
             time.sleep(seconds)
             os.kill(pid, number)  # it may have ended, and has not been waited for
     return [_end(pid, folder / str(number), told[number]) for number, pid in enumerate(pids)]
+
+
+def _await(ready: tuple[int, int], children: int) -> None:
+    """Wait until all of them have signals in hand: one that came before would be that of the process they are of."""
+    os.close(ready[1])
+    with os.fdopen(ready[0], "rb") as pipe:
+        said = pipe.read(children)
+    if len(said) < children:
+        raise RuntimeError("a child has died before its command")
 
 
 def _end(pid: int, place: Path, told: tuple[int, int]) -> Ended:
@@ -111,7 +123,7 @@ def _end(pid: int, place: Path, told: tuple[int, int]) -> Ended:
     return Ended(os.waitstatus_to_exitcode(status), out.read_text() if out.exists() else "", err.read_text(), struck)
 
 
-def _live(child: Child, place: Path, start: int, told: int) -> None:
+def _live(child: Child, place: Path, start: int, ready: int, told: int) -> None:
     """The life of a child; does not return."""
     from aits_func.__main__ import program
     from aits_func.edge import pictures, signals
@@ -132,6 +144,8 @@ def _live(child: Child, place: Path, start: int, told: int) -> None:
         signal.signal(signal.SIGINT, signal.default_int_handler)
         signals.take_over()
         sys.argv = ["aits", *child.arguments]
+        os.write(ready, b"!")
+        os.close(ready)
         os.read(start, 1)
         time.sleep(child.wait)
         program()
@@ -140,9 +154,11 @@ def _live(child: Child, place: Path, start: int, told: int) -> None:
     except BaseException:
         traceback.print_exc()
     finally:
-        with contextlib.suppress(OSError):
+        try:
             sys.stdout.flush()
             sys.stderr.flush()
+        except OSError:
+            code = 120  # the interpreter's own, at its end
         os._exit(code)
 
 

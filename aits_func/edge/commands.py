@@ -268,9 +268,7 @@ def _simulate(ready: _Simulation, directory: Path, summary: dict[str, Any]) -> i
             unmatched = [classic.name for classic, matched in rules if not matched]
     scores = [simulation.score(of_rule[i]) for i in range(len(sets)) for of_rule in results]
     lines = simulation.verdict(scores) + [f"{name}: its cost could not be matched" for name in unmatched]
-    print_scores(scores)
-    for line in lines:
-        print(line)
+    # Everything is on disk before it is shown: nobody may be there any more who reads it.
     draw_orbits(directory / "orbits.png", results[0])
     draw_energy(directory / "energy_error.png", results)
     draw_steps(directory / "steps.png", results)
@@ -279,6 +277,9 @@ def _simulate(ready: _Simulation, directory: Path, summary: dict[str, Any]) -> i
     )
     numbers = [simulation.result_summary(result) for of_rule in results for result in of_rule]
     files.write_summary(directory, summary | {"simulate": {"results": numbers, "verdict": lines}})
+    print_scores(scores)
+    for line in lines:
+        print(line)
     print(f"written to {directory}")
     return _report_simulation(results[0], directory, compared=config.compare)
 

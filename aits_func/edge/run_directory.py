@@ -16,7 +16,7 @@ from .tracking import jsonable
 CONFIG, METRICS, CHECKPOINT, SUMMARY = "config.toml", "metrics.jsonl", "checkpoint.safetensors", "summary.json"
 TRAINING_TRAJECTORY, TRAJECTORY = "training_trajectory.npz", "trajectory.npz"
 TRAINING_PICTURE = "training.png"
-LOCK = ".lock"  # there while a process works in the directory, or after one was killed there
+LOCK = ".lock"  # there while a process works in the directory, or after one was stopped there at once; no harm then
 
 
 @contextlib.contextmanager
@@ -123,19 +123,21 @@ def _lock(path: Path) -> int | None:
     """
     while True:
         handle = os.open(path / LOCK, os.O_RDWR | os.O_CREAT, 0o666)
-        try:
-            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            if _is_the_file(handle, path / LOCK):
+        with contextlib.ExitStack() as unless_held:
+            # Also when it is interrupted; the file stays, as the lock on it may be another's.
+            unless_held.callback(os.close, handle)
+            try:
+                fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except BlockingIOError:
+                raise InputError(
+                    f"{path}: another process is at work in this run directory; wait for its end, "
+                    "or choose another --out"
+                ) from None
+            except OSError:  # ENOLCK, EOPNOTSUPP
+                return None
+            if _is_the_file(handle, path / LOCK):  # else its holder has removed it between the two calls
+                unless_held.pop_all()
                 return handle
-            os.close(handle)  # its holder has removed it between the two calls
-        except BlockingIOError:
-            os.close(handle)
-            raise InputError(
-                f"{path}: another process is at work in this run directory; wait for its end, or choose another --out"
-            ) from None
-        except OSError:  # ENOLCK, EOPNOTSUPP
-            os.close(handle)
-            return None
 
 
 def _is_the_file(handle: int, path: Path) -> bool:

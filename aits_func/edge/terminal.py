@@ -1,11 +1,13 @@
 """What the command line shows: progress while training, tables at the end."""
 
+import errno
 import itertools
 import math
+import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, NoReturn
 
 import torch
 
@@ -150,4 +152,11 @@ def _plain(text: str) -> Any:
 def _console() -> Any:
     # Without a terminal rich assumes 80 columns, which would fold the table of scores.
     console = load_extra("rich.console", "cli").Console()
-    return console if console.is_terminal else load_extra("rich.console", "cli").Console(width=156)
+    console = console if console.is_terminal else load_extra("rich.console", "cli").Console(width=156)
+    console.on_broken_pipe = _broken_pipe
+    return console
+
+
+def _broken_pipe() -> NoReturn:
+    """What rich calls when nobody reads its output any more; by itself it ends the process, without a word."""
+    raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))

@@ -107,6 +107,10 @@ def test_on_a_file_system_without_locks_it_goes_on_and_removes_nothing(run, monk
     assert (run / ".metrics.jsonl.123.part").exists()
 
 
+def interrupt(*arguments):
+    raise KeyboardInterrupt
+
+
 def test_no_handle_is_left_open(run, monkeypatch):
     handles = len(os.listdir("/proc/self/fd")) if os.path.isdir("/proc/self/fd") else pytest.skip("no /proc")
     with resumed_run(run), pytest.raises(InputError), resumed_run(run):
@@ -116,7 +120,30 @@ def test_no_handle_is_left_open(run, monkeypatch):
         patched.setattr(run_directory, "_is_the_file", lambda handle, path: next(answers))
         with resumed_run(run):
             pass
+    with monkeypatch.context() as patched:
+        patched.setattr(run_directory, "_is_the_file", interrupt)
+        with pytest.raises(KeyboardInterrupt), resumed_run(run):
+            pass
     assert len(os.listdir("/proc/self/fd")) == handles
+
+
+@pytest.mark.parametrize("late", [False, True])
+def test_whoever_is_interrupted_at_the_lock_does_not_keep_it(run, monkeypatch, late):
+    real = fcntl.flock
+
+    def interrupted(handle, operation):
+        """The signal comes before or after the kernel has given the lock."""
+        if late:
+            real(handle, operation)
+        raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(fcntl, "flock", interrupted)
+        with pytest.raises(KeyboardInterrupt), resumed_run(run):
+            pytest.fail("it went on")
+    with resumed_run(run):
+        pass
+    assert sorted(os.listdir(run)) == ["checkpoint.safetensors", "config.toml"]
 
 
 # --- what a killed process leaves

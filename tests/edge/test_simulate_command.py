@@ -1,7 +1,11 @@
 """``aits simulate``: what it writes, that the numbers are the library's own, and what it refuses to begin."""
 
+import errno
+import io
 import json
 import math
+import os
+import sys
 
 import pytest
 import torch
@@ -367,3 +371,19 @@ def test_a_label_that_climbs_stays_inside_the_run(succeed, write, tmp_path, trai
     assert not [path for path in new if "escaped" in path.name]
     names = numpy.load(tmp_path / "deep" / "a" / "trajectory.npz").files
     assert {name.split("escaped")[0] for name in names} == {".._.._", "_tmp_.._"}
+
+
+class _NobodyReads(io.StringIO):
+    """A pipe whose reader has gone."""
+
+    def write(self, text):
+        raise BrokenPipeError(errno.EPIPE, os.strerror(errno.EPIPE))
+
+
+def test_results_that_nobody_reads_are_on_disk_and_it_says_that_they_were_not_shown(
+    aits, write, trained, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(sys, "stdout", _NobodyReads())
+    outcome = aits("simulate", write(), "--checkpoint", trained, "--no-compare", "--out", "a")
+    assert (outcome.code, outcome.err) == (1, "aits simulate: error: [Errno 32] Broken pipe\n")
+    assert {path.name for path in (tmp_path / "a").iterdir()} == FILES
