@@ -24,6 +24,7 @@ from torch import Tensor
 from torch.func import vmap
 
 import aits_func as af
+from aits_func.base.engine import watch_compilation
 from reliability.findings import Finding, main
 
 ROOM = 8.0  # MiB that a process may grow after its warm-up: pools of the allocator fill up, a leak does not end
@@ -176,14 +177,14 @@ def resident() -> float:
     return pages * 4096 / 2**20
 
 
-def judge_memory(promise: str, memory: tuple[float, ...], unit: str) -> Finding:
-    """Memory at the end against that after the warm-up, a tenth of the way."""
-    warm = len(memory) // 10
+def judge_memory(promise: str, memory: tuple[float, ...], unit: str, ready: int = 0) -> Finding:
+    """Memory at the end against that after the warm-up: a tenth of the way, or ``ready`` where that came later."""
+    warm = min(max(len(memory) // 10, ready), len(memory) - 1)
     grown = memory[-1] - memory[warm]
     held = grown <= ROOM
     figures: dict[str, int | float | str] = {
         unit: len(memory),
-        "MiB at a tenth": memory[warm],
+        "MiB after the warm-up": memory[warm],
         "MiB at the end": memory[-1],
     }
     broken = () if held else (f"grew by {grown:.1f} MiB, more than {ROOM} MiB",)
@@ -208,8 +209,16 @@ def tiny_training(epochs: int, compile: str = "off") -> Iterator[object]:
 
 
 def watch_training(promise: str, epochs: int, compile: str) -> Finding:
-    """Memory after every epoch of one training."""
-    return judge_memory(promise, tuple(resident() for _ in tiny_training(epochs, compile)), "epochs")
+    """Memory after every epoch of one training, from the last compilation on.
+
+    What trains on rejected steps is compiled when the first one is rejected, which may take hundreds of epochs.
+    """
+    memory: list[float] = []
+    compiled = [0]
+    with watch_compilation(lambda event: compiled.append(len(memory))):
+        for _ in tiny_training(epochs, compile):
+            memory.append(resident())
+    return judge_memory(promise, tuple(memory), "epochs", ready=max(compiled))
 
 
 def watch_rebuilding(trainings: int) -> Finding:

@@ -39,3 +39,10 @@ def test_a_leak_of_a_mebibyte_at_a_time_is_seen():
         kept.append(torch.ones(1 << 17, dtype=torch.float64))
         memory.append(resident())
     assert not judge_memory("grows", tuple(memory), "looks").held
+
+
+def test_what_is_compiled_late_is_no_leak_but_what_comes_after_it_is():
+    late = (100.0,) * 40 + (150.0,) * 60
+    assert not judge_memory("grows", late, "epochs").held
+    assert judge_memory("grows", late, "epochs", ready=40).held
+    assert not judge_memory("grows", (*late[:-1], 170.0), "epochs", ready=40).held
