@@ -18,17 +18,20 @@ from typing import Any, NamedTuple
 import torch
 
 import aits_func as af
+from aits_func.base.engine import Engine
 from aits_func.base.tree import map_leaves
 from aits_func.base.types import Params
 from aits_func.loops.learner import room_for
 from aits_func.loops.replay_iteration import (
-    Minibatch,
+    Minibatches,
     Progress,
     begin,
     build_count,
     build_iteration,
     draw_minibatches,
     in_band,
+    run_until_stop,
+    which,
 )
 from benchmarks.replay import looped
 from benchmarks.timing import Missing, Row, main, row, seconds
@@ -87,7 +90,7 @@ def follow(
         state = state._replace(opt_state=(torch.tensor(rate, dtype=torch.float64), state.opt_state[1]))
     progress = begin(state, torch.device("cpu"))
     progress = progress._replace(stops=torch.zeros_like(progress.stops))  # a minibatch that passes does not end it
-    (first,) = draw_minibatches((samples,), BATCH, [0], fixed_shapes=fixed)
+    first = which(draw_minibatches((samples,), BATCH, [0], fixed_shapes=fixed), 0)
     for share in (0, *learner.rooms.shares):  # compile
         iteration(learner, mode, BATCH // share if share else 0)(progress, first)
     build_count(learner, "all", mode)(progress.params, first)
@@ -104,20 +107,19 @@ def follow(
     return curve
 
 
-def iteration(learner: af.Learner, mode: str, room: int) -> Callable[..., Any]:
+def iteration(learner: af.Learner, mode: str, room: int) -> Engine:
     """One iteration of the replay on all samples."""
     return build_iteration(learner, "all", "minibatch", room, mode)
 
 
-def _advance(learner: af.Learner, mode: str, progress: Progress, batches: list[Minibatch]) -> Progress:
-    """These minibatches; by second-order steps with room for as many slopes as there are."""
+def _advance(learner: af.Learner, mode: str, progress: Progress, batches: Minibatches) -> Progress:
+    """These minibatches; by second-order steps with room for as many slopes as there are, one for each."""
     room = 0
-    for batch in batches:
-        if learner.rooms.block == 1:
-            pulling = int(build_count(learner, "all", mode)(progress.params, batch))
-            room = room_for(batch.groups, pulling, learner.rooms.shares)
-        progress, _ = iteration(learner, mode, room)(progress, batch)
-    return progress
+    if learner.rooms.block == 1:
+        first = which(batches, 0)
+        pulling = int(build_count(learner, "all", mode)(progress.params, first))
+        room = room_for(first.groups, pulling, learner.rooms.shares)
+    return run_until_stop(iteration(learner, mode, room), progress, batches)[0]
 
 
 @functools.cache

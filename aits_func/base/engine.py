@@ -11,6 +11,7 @@ engine goes into the next without being moved.
 """
 
 import importlib
+import math
 import shutil
 import time
 import warnings
@@ -32,6 +33,8 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 from .check import require_choice
 from .cuda_graphs import capture
 from .lanes import spread
+from .native_graph import UnsuitableError, build_program
+from .native_library import NativeCode, load
 
 MODES = ("auto", "on", "off")
 Build = TypeVar("Build", bound=Callable[..., Any])
@@ -67,6 +70,31 @@ def watch_compilation(tell: Callable[[Compilation], None]) -> Iterator[None]:
         _watcher.reset(token)
 
 
+class _Native:
+    """Machine code of a whole function, called with the leaves of its arguments."""
+
+    def __init__(self, code: NativeCode, structure: Any, mapped: bool) -> None:
+        self._code, self._structure, self._mapped = code, structure, mapped
+
+    def __call__(self, arguments: Sequence[Tensor]) -> Any:
+        with torch.no_grad():
+            pairs = zip(arguments, self._code.lying, strict=True)
+            laid = [_laid(leaf, strides, self._mapped) for leaf, strides in pairs]
+            results = self._code.side_by_side(laid) if self._mapped else self._code(laid)
+        return optree.tree_unflatten(self._structure, results)
+
+    def scan(self, carry: Sequence[Tensor], rest: Sequence[Tensor]) -> Any:
+        """See `Engine.scan`; None if what is carried on changes its shape."""
+        count, lying = len(carry), self._code.lying
+        if any((x.shape, x.dtype) != (to.shape, to.dtype) for x, to in zip(carry, self._code.results, strict=False)):
+            return None
+        with torch.no_grad():
+            laid = [_laid(leaf, strides) for leaf, strides in zip(carry, lying[:count], strict=True)]
+            others = [_laid(leaf, strides, 1) for leaf, strides in zip(rest, lying[count:], strict=True)]
+            results = self._code.in_turn(laid, others)
+        return optree.tree_unflatten(self._structure, results)
+
+
 class Engine:
     """A function that is compiled when it is first called with new shapes; call it like the function itself.
 
@@ -93,11 +121,42 @@ class Engine:
         leaves, structure = optree.tree_flatten(trees)  # type: ignore[arg-type]
         if any(map(is_tracked, leaves)):
             return self._function(*trees)
-        # The identity of two leaves does not matter: nothing is written in place.
+        return self._code_for(trees, leaves, structure)(leaves)
+
+    def scan(self, carry: Any, rest: Any) -> Any:
+        """A function (carry, x) -> (carry, y), called for every x in turn.
+
+        Where the whole function is native code the calls are one, and the host is not asked in between.
+
+        Args:
+            carry: a tree, handed on from one call to the next.
+            rest: a tree whose leaves have an axis (K,) in front, K ≥ 1: every x.
+
+        Returns:
+            (the last carry; a tree like y with an axis (K,) in front).
+        """
+        handed: list[Tensor] = optree.tree_leaves(carry)
+        xs: list[Tensor] = optree.tree_leaves(rest)
+        if self._mode != "off" and not self._axis and not any(map(is_tracked, (*handed, *xs))):
+            one = (carry, optree.tree_map(lambda leaf: leaf[0], rest))
+            code = self._code_for(one, *optree.tree_flatten(one))  # type: ignore[arg-type]
+            if isinstance(code, _Native) and (results := code.scan(handed, xs)) is not None:
+                return results
+        noted = []
+        for k in range(len(xs[0])):
+            carry, y = self(carry, optree.tree_map(lambda leaf, k=k: leaf[k], rest))
+            noted.append(y)
+        return carry, optree.tree_map(lambda *each: torch.stack(each), *noted)
+
+    def _code_for(self, trees: Sequence[Any], leaves: list[Tensor], structure: Any) -> Callable[[list[Tensor]], Any]:
+        """What is called for these shapes, compiled if it is not yet.
+
+        The identity of two leaves does not matter: nothing is written in place.
+        """
         key = (structure, *((leaf.shape, leaf.dtype, leaf.device) for leaf in leaves))
         if key not in self._compiled:
             self._compiled[key] = self._compile_or_not(trees, leaves, structure)
-        return self._compiled[key](leaves)
+        return self._compiled[key]
 
     def _compile_or_not(
         self, trees: Sequence[Any], leaves: list[Tensor], structure: Any
@@ -135,9 +194,13 @@ class Engine:
             stored = [leaf.detach().contiguous() for leaf in leaves]
             example = [leaf[0] for leaf in stored] if self._axis else stored
             # On shapes alone: a large ensemble is traced as fast as a small one, and what is fused takes no memory.
-            on_cpu = example[0].device.type == "cpu"
-            graph = _trace(flat, example, _CPU_FORMULAS if on_cpu else None)
-            batched = self._batched_leaves(trees)
+            graph = _trace(flat, example)
+            batched = self._batched_leaves(trees, 1)
+            if (native := _native(graph, example, batched)) is not None:
+                return _Native(native, of_result[0], bool(self._axis))
+            if example[0].device.type == "cpu":
+                graph = _trace(graph, example, _CPU_FORMULAS)
+            batched = self._batched_leaves(trees, _FEWEST)
             spread_out = spread(graph, example, batched) if any(batched) else None
             if spread_out is None:
                 batched = [False] * len(leaves)
@@ -157,12 +220,12 @@ class Engine:
 
         return run
 
-    def _batched_leaves(self, trees: Sequence[Any]) -> list[bool]:
-        """Which leaves have a batch axis that is long enough for vector lanes."""
+    def _batched_leaves(self, trees: Sequence[Any], fewest: int) -> list[bool]:
+        """Which leaves have a batch axis of so many systems or more."""
         flags: list[bool] = []
         for number, tree in enumerate(trees):
             has = number < len(self._batched) and self._batched[number]
-            flags += [has and leaf.shape[self._axis] >= _FEWEST for leaf in optree.tree_leaves(tree)]
+            flags += [has and leaf.shape[self._axis] >= fewest for leaf in optree.tree_leaves(tree)]
         return flags
 
 
@@ -181,6 +244,27 @@ def _tanh(x: Tensor) -> Tensor:
 
 _TANH_SERIES = (1.0, -1 / 3, 2 / 15, -17 / 315, 62 / 2835, -1382 / 155925, 21844 / 6081075)
 _CPU_FORMULAS = {torch.ops.aten.tanh.default: _tanh}
+
+
+def _native(graph: fx.GraphModule, example: Sequence[Tensor], batched: Sequence[bool]) -> NativeCode | None:
+    """The whole graph as one native function of arguments with the batch in front; None where there is none."""
+    if example[0].device.type != "cpu" or not any(batched):
+        return None
+    try:
+        return load(build_program(graph, example, batched), example, batched)
+    except UnsuitableError:
+        return None
+
+
+def _laid(leaf: Tensor, strides: tuple[int, ...], before: int = 0) -> Tensor:
+    """A tensor that lies in memory as a native function reads it, behind so many axes that are not its business."""
+    if leaf.stride()[before:] == strides:
+        return leaf
+    shape = leaf.shape[before:]
+    out = torch.empty_strided(
+        (*leaf.shape[:before], *shape), (*[math.prod(shape)] * before, *strides), dtype=leaf.dtype
+    )
+    return out.copy_(leaf)
 
 
 def _trace(function: Callable[..., Any], example: list[Tensor], formulas: Any = None) -> fx.GraphModule:

@@ -17,9 +17,10 @@ from .objective import LOSS_ON, Groups, Objective, as_groups, count_samples, pic
 from .replay_iteration import (
     NO_ROOM,
     PASSED,
-    Minibatch,
+    Minibatches,
     Row,
     begin,
+    beyond,
     build_count,
     build_iteration,
     countable_error,
@@ -28,6 +29,7 @@ from .replay_iteration import (
     in_band,
     pass_over,
     run_until_stop,
+    which,
 )
 from .resolution import count_out_of_reach
 
@@ -159,7 +161,7 @@ def generalize_on_trajectory(
     every = check_every or (1 if compile == "off" and groups[0].active.device.type == "cpu" else _MOST)
     progress = begin(state, groups[0].active.device)
     seen: list[Row] = []
-    waiting: list[Minibatch] = []
+    waiting: Minibatches = []
     count = build_count(learner, loss_on, compile) if learner.rooms.block == 1 else None
     room, converged = 0, False
     while len(seen) < replay_steps and not converged:
@@ -170,8 +172,8 @@ def generalize_on_trajectory(
             ]
             waiting = draw_minibatches(groups, replay_batch_size, keys, fixed_shapes=compile != "off")
         if count is not None:
-            pulling = int(count(progress.params, waiting[0]))
-            room = room_for(waiting[0].groups, pulling, learner.rooms.shares)
+            pulling = int(count(progress.params, which(waiting, 0)))
+            room = room_for(which(waiting, 0).groups, pulling, learner.rooms.shares)
         iterate = build_iteration(learner, loss_on, convergence, room, compile)
         progress, judged, code = run_until_stop(iterate, progress, waiting)
         seen += judged
@@ -180,9 +182,9 @@ def generalize_on_trajectory(
                 learner.objective, progress.params, groups, replay_batch_size
             )
             if not converged:
-                progress = pass_over(iterate, progress, waiting[len(judged) - 1])
-        room = _next_room(learner, room, code, waiting[0].groups, seen)
-        waiting = waiting[len(judged) :]
+                progress = pass_over(iterate, progress, which(waiting, len(judged) - 1))
+        room = _next_room(learner, room, code, which(waiting, 0).groups, seen)
+        waiting = beyond(waiting, len(judged))
     state = state._replace(params=progress.params, opt_state=progress.opt_state)
     return state, report(learner.objective, state.params, groups, seen, converged=converged, below_rounding=lost)
 

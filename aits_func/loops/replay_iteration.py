@@ -5,14 +5,14 @@ behind is what looking every time would have left.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
 
-from ..base.engine import build_engine, remember
+from ..base.engine import Engine, build_engine, remember
 from ..base.rng import generator
-from ..base.tree import concatenate, leaves, map_leaves, replace_leaves, select
+from ..base.tree import concatenate, map_leaves, select
 from ..base.types import Params, Sample, StepInfo, TrainState
 from .learner import Learner
 from .objective import Groups, Objective, chosen_samples, count_samples, pick
@@ -29,6 +29,10 @@ class Minibatch(NamedTuple):
 
     groups: Groups
     real: Tensor  # (b,) bool; False where an inactive sample only fills up
+
+
+Minibatches: TypeAlias = Minibatch | list[Minibatch]
+"""Several, one behind the other: leaves (K, b, ...) where all have one shape, else a list."""
 
 
 class Progress(NamedTuple):
@@ -58,7 +62,7 @@ class Row(NamedTuple):
 @remember
 def build_iteration(
     learner: Learner, loss_on: str, convergence: str, room: int, compile: str, mapped: bool = False
-) -> Callable[..., Any]:
+) -> Engine:
     """(`Progress`, `Minibatch`) -> (`Progress`, a tensor (7,) of what stands in `Row`), compiled if asked for.
 
     Args:
@@ -110,22 +114,24 @@ def begin(state: TrainState, device: torch.device) -> Progress:
     return Progress(state.params, state.opt_state, code, torch.ones_like(code, dtype=torch.bool))
 
 
-def run_until_stop(
-    iterate: Callable[..., Any], progress: Progress, batches: Sequence[Minibatch]
-) -> tuple[Progress, list[Row], int]:
+def run_until_stop(iterate: Engine, progress: Progress, batches: Minibatches) -> tuple[Progress, list[Row], int]:
     """Iterations over these minibatches, without a look in between.
 
     Returns:
         (progress, ready to go on; what was judged, the minibatch that passed included, one without room not; the
         code that it ended with).
     """
-    rows = []
-    for batch in batches:
-        progress, row = iterate(progress, batch)
-        rows.append(row)
+    if isinstance(batches, Minibatch):
+        progress, numbers = iterate.scan(progress, batches)
+    else:
+        rows = []
+        for batch in batches:
+            progress, row = iterate(progress, batch)
+            rows.append(row)
+        numbers = torch.stack(rows)
     judged: list[Row] = []
     going = progress._replace(code=torch.zeros_like(progress.code))
-    for row in map(Row._make, torch.stack(rows).tolist()):  # the one host sync of these iterations
+    for row in map(Row._make, numbers.tolist()):  # the one host sync of these iterations
         if row.code == NO_ROOM:
             return going, judged, NO_ROOM
         judged.append(row)
@@ -134,15 +140,25 @@ def run_until_stop(
     return going, judged, GOING
 
 
+def which(batches: Minibatches, number: int) -> Minibatch:
+    """One of them."""
+    return map_leaves(lambda leaf: leaf[number], batches) if isinstance(batches, Minibatch) else batches[number]
+
+
+def beyond(batches: Minibatches, number: int) -> Minibatches:
+    """What is left after so many; an empty list if nothing is."""
+    if not isinstance(batches, Minibatch):
+        return batches[number:]
+    return map_leaves(lambda leaf: leaf[number:], batches) if number < len(batches.real) else []
+
+
 def pass_over(iterate: Callable[..., Any], progress: Progress, batch: Minibatch) -> Progress:
     """The progress after a minibatch that passes but does not end the replay: updated, and on."""
     after, _ = iterate(progress._replace(stops=torch.zeros_like(progress.stops)), batch)
     return after._replace(code=progress.code, stops=progress.stops)
 
 
-def draw_minibatches(
-    trajectory: Groups, batch_size: int, seeds: Sequence[int], *, fixed_shapes: bool
-) -> list[Minibatch]:
+def draw_minibatches(trajectory: Groups, batch_size: int, seeds: Sequence[int], *, fixed_shapes: bool) -> Minibatches:
     """The minibatches that `sample_minibatch` draws with these keys.
 
     Args:
@@ -151,6 +167,9 @@ def draw_minibatches(
         seeds: the keys.
         fixed_shapes: fill groups up to sizes that are the same for nearly all draws, and lay them in memory as
             compiled functions want them.
+
+    Returns:
+        One for each key: together in one where shapes are fixed.
     """
     size = count_samples(trajectory)
     orders = torch.stack([draw_order(size, batch_size, seed) for seed in seeds])
@@ -177,26 +196,24 @@ def draw_for_members(
     orders = torch.stack([draw_order(size, batch_size, seed) for row in seeds for seed in row])
     member = torch.arange(count).repeat(len(seeds))[:, None] % len(trajectories)
     whole = tuple(concatenate(same) for same in zip(*trajectories, strict=True))
-    return _filled(whole, orders, size, batch_size, member, together=count)
+    drawn = _filled(whole, orders, size, batch_size, member, together=count)
+    return [which(drawn, k) for k in range(len(seeds))]
 
 
 def _filled(
     trajectory: Groups, orders: Tensor, size: int, batch_size: int, member: Tensor, together: int = 0
-) -> list[Minibatch]:
+) -> Minibatch:
     """The rows (K, b) of some trajectories of one shape, group by group behind each other; member (K, 1) says which."""
-    pieces, start = [], 0
+    groups, reals, start = [], [], 0
     members = sum(len(group.active) for group in trajectory) // size
     for group in trajectory:
         length = len(group.active) // members
         rows, real = _rows_of(orders, start, length, size, batch_size)
         real = real.to(group.active.device)
-        picked = _gather(group, rows + length * member, real, together)
-        pieces.append((picked, (real.unflatten(0, (-1, together)) if together else real).unbind(0)))
+        groups.append(_gather(group, rows + length * member, real, together))
+        reals.append(real.unflatten(0, (-1, together)) if together else real)
         start += length
-    return [
-        Minibatch(tuple(group[k] for group, _ in pieces), torch.cat([real[k] for _, real in pieces], -1))
-        for k in range(len(pieces[0][0]))
-    ]
+    return Minibatch(tuple(groups), torch.cat(reals, -1))
 
 
 def draw_order(size: int, batch_size: int, seed: int) -> Tensor:
@@ -256,8 +273,11 @@ def _width(most: int, length: int, size: int, batch_size: int) -> int:
     return _WIDTH * -(-max(most, int(usual)) // _WIDTH)
 
 
-def _gather(group: Sample, rows: Tensor, real: Tensor, together: int) -> list[Sample]:
-    """The rows (K, W) of a group as K batches, inactive where they are not real; or so many of them in each."""
+def _gather(group: Sample, rows: Tensor, real: Tensor, together: int) -> Sample:
+    """The rows (K, W) of a group, inactive where they are not real; or so many of K in one.
+
+    In memory the samples lie last, as compiled functions read them.
+    """
     device = group.active.device
     index = rows.reshape(-1).to(device)
 
@@ -268,12 +288,5 @@ def _gather(group: Sample, rows: Tensor, real: Tensor, together: int) -> list[Sa
     picked = picked._replace(active=picked.active & real)
     if together:
         picked = map_leaves(lambda leaf: leaf.unflatten(0, (-1, together)), picked)
-    columns = [_unbind(leaf, 2 if together else 1) for leaf in leaves(picked)]
-    return [replace_leaves(picked, each) for each in zip(*columns, strict=True)]
-
-
-def _unbind(leaf: Tensor, axis: int) -> list[Tensor]:
-    """(K, ..., W, ...) with the samples in an axis as K arrays that lie batch-last."""
-    if leaf.ndim < axis + 2:
-        return list(leaf.unbind(0))
-    return [each.movedim(-1, axis - 1) for each in leaf.movedim(axis, -1).contiguous().unbind(0)]
+    axis = 2 if together else 1
+    return map_leaves(lambda leaf: leaf.movedim(axis, -1).contiguous().movedim(-1, axis), picked)

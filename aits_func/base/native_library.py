@@ -1,0 +1,245 @@
+"""Machine code of a program of `native_graph`: compiled once by the C++ compiler of the machine, kept on disk, called.
+
+What is compiled is found again by everything it depends on: the text, the options, the compiler and the processor. The
+folder belongs to the user alone (``AITS_FUNC_CACHE_DIR``, or ``~/.cache/aits_func``), as code is loaded from it.
+"""
+
+import ctypes
+import hashlib
+import math
+import os
+import platform
+import shutil
+import subprocess
+import tempfile
+import threading
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from torch import Tensor
+
+from .native_graph import Program, Result, UnsuitableError
+from .native_source import write_source
+
+COMPILERS = ("g++", "clang++", "c++")
+_OPTIONS = (
+    "-O3",  # loops in vectors; -O2 of GCC 12 leaves the products in memory
+    "-march=native",
+    "-std=c++17",
+    "-ffp-contract=off",  # the header contracts where it means to; elsewhere one operation is one rounding
+    "-fno-math-errno",
+    "-fno-trapping-math",
+    "-fopenmp",
+    "-fPIC",
+    "-shared",
+    "-w",  # warnings of the compiler are nothing that a user can mend
+)
+_SECONDS = 300
+
+
+def find_compiler() -> str:
+    """The C++ compiler of this machine, or "" if there is none that is known."""
+    return next((found for name in COMPILERS if (found := shutil.which(name))), "")
+
+
+class NativeCode:
+    """Machine code of a program, for tensors that lie in memory as it reads them.
+
+    Made by `load`. ``lying`` are the strides of its arguments, ``results`` those of its results, batch in front of the
+    shape and last in memory. It keeps the memory in which it computes; a call beside another gets one of its own.
+    """
+
+    def __init__(self, program: Program, example: Sequence[Tensor], batched: Sequence[bool]) -> None:
+        source = write_source(program)
+        library = ctypes.CDLL(str(_compiled(_text(program, source.text))))
+        self._once, self._in_turn, self._side_by_side = library.once, library.in_turn, library.side_by_side
+        for function in (self._once, self._in_turn, self._side_by_side):
+            function.restype = None
+        self.lying = [_strides(leaf.shape, has) for leaf, has in zip(example, batched, strict=True)]
+        self.results = [_stored(result) for result in program.results]
+        self._words, self._real = source.words, program.real
+        self._memory = torch.zeros(0, dtype=program.real)
+        self._lock = threading.Lock()
+
+    def __call__(self, arguments: Sequence[Tensor]) -> list[Tensor]:
+        """The results for these arguments."""
+        out = [each.empty() for each in self.results]
+        with self._room(1) as memory:
+            self._once(_pointers(arguments), _pointers(out), memory, _threads())
+        return out
+
+    def in_turn(self, carry: Sequence[Tensor], rest: Sequence[Tensor]) -> list[Tensor]:
+        """Call after call, the first results of one being the first arguments of the next.
+
+        Args:
+            carry: the first arguments of the first call. The first results must lie like these.
+            rest: the other arguments of all K calls, with an axis (K,) more in front.
+
+        Returns:
+            The first results of the last call, and the others of all calls, with an axis (K,) more in front.
+        """
+        count, carried = len(rest[0]), len(carry)
+        out = [each.empty() for each in self.results[:carried]]
+        spare = [each.empty() for each in self.results[:carried]]
+        noted = [each.many(count) for each in self.results[carried:]]
+        pointers = [_pointers(x) for x in ((*carry, *rest), (*out, *noted), spare)]
+        steps = [_steps(carried, x) for x in (rest, noted)]
+        with self._room(1) as memory:
+            self._in_turn(*pointers, *steps, ctypes.c_long(carried), memory, _threads(), ctypes.c_long(count))
+        return [*out, *noted]
+
+    def side_by_side(self, arguments: Sequence[Tensor]) -> list[Tensor]:
+        """K calls that have nothing to do with each other; arguments and results have an axis (K,) more in front."""
+        count = len(arguments[0])
+        out = [each.many(count) for each in self.results]
+        threads = min(torch.get_num_threads(), count)
+        with self._room(threads) as memory:
+            self._side_by_side(
+                *map(_pointers, (arguments, out)),
+                *(_steps(0, x) for x in (arguments, out)),
+                memory,
+                ctypes.c_int(threads),
+                ctypes.c_long(count),
+            )
+        return out
+
+    @contextmanager
+    def _room(self, calls: int) -> Iterator[ctypes.c_void_p]:
+        """Memory for so many calls at the same time: the one that is kept, if nobody else is at it."""
+        free = self._lock.acquire(blocking=False)
+        try:
+            memory = self._memory
+            if not free or len(memory) < calls * self._words:
+                memory = torch.zeros(calls * self._words, dtype=self._real)
+            if free:
+                self._memory = memory
+            yield ctypes.c_void_p(memory.data_ptr())
+        finally:
+            if free:
+                self._lock.release()
+
+
+def _strides(shape: Sequence[int], batched: bool) -> tuple[int, ...]:
+    """Of a contiguous tensor; of one whose first axis lies last in memory, if it is batched."""
+    if not batched:
+        return torch.empty(shape, device="meta").stride()
+    *others, one = torch.empty((*shape[1:], shape[0]), device="meta").stride()
+    return (one, *others)
+
+
+class _Stored(NamedTuple):
+    """How a result lies in memory: shape with the batch in front, strides with it last, and type."""
+
+    shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    dtype: torch.dtype
+
+    def empty(self) -> Tensor:
+        """Memory for one."""
+        return torch.empty_strided(self.shape, self.strides, dtype=self.dtype)
+
+    def many(self, count: int) -> Tensor:
+        """Memory for so many, one behind the other."""
+        strides = (math.prod(self.shape), *self.strides)
+        return torch.empty_strided((count, *self.shape), strides, dtype=self.dtype)
+
+
+def _stored(result: Result) -> _Stored:
+    stored = result.shape
+    shape = (stored[-1], *stored[:-1]) if result.batched else stored
+    return _Stored(shape, _strides(shape, result.batched), result.dtype)
+
+
+def _threads() -> ctypes.c_int:
+    return ctypes.c_int(torch.get_num_threads())
+
+
+def _pointers(tensors: Sequence[Tensor]) -> Any:
+    return (ctypes.c_void_p * len(tensors))(*[x.data_ptr() for x in tensors])
+
+
+def _steps(before: int, tensors: Sequence[Tensor]) -> Any:
+    """Bytes from one call to the next, 0 for so many tensors before these."""
+    return (ctypes.c_long * (before + len(tensors)))(*[0] * before, *[x.stride(0) * x.itemsize for x in tensors])
+
+
+def load(program: Program, example: Sequence[Tensor], batched: Sequence[bool]) -> NativeCode:
+    """Machine code of a program, compiled if nobody has done so yet.
+
+    Args:
+        program: from `build_program`.
+        example: the arguments that it was built for.
+        batched: which of them have a batch axis, in front.
+
+    Returns:
+        `NativeCode`.
+
+    Raises:
+        UnsuitableError: if the program cannot be written down, or the compiler refuses it.
+    """
+    return NativeCode(program, example, batched)
+
+
+def _text(program: Program, source: str) -> str:
+    double = program.real == torch.float64
+    kinds = f"#define REAL {'double' if double else 'float'}\n#define IS_DOUBLE {int(double)}\n"
+    header, driver = (
+        Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("native_kernels.h", "native_calls.h")
+    )
+    return kinds + header + source + driver
+
+
+def _compiled(text: str) -> Path:
+    """The shared library of a text."""
+    compiler = find_compiler()
+    if not compiler:
+        raise UnsuitableError("there is no C++ compiler")
+    key = hashlib.sha256("\0".join([text, *_OPTIONS, *_machine(compiler)]).encode()).hexdigest()
+    folder = _cache()
+    library = folder / f"{key}.so"
+    if not library.exists():
+        with tempfile.TemporaryDirectory(dir=folder) as place:
+            source, made = Path(place) / "program.cpp", Path(place) / "program.so"
+            source.write_text(text, encoding="utf-8")
+            command = [compiler, *_OPTIONS, "-o", str(made), str(source)]
+            try:
+                done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
+            except (OSError, subprocess.TimeoutExpired) as error:
+                raise UnsuitableError(f"the C++ compiler did not run: {error}") from error
+            if done.returncode:
+                raise UnsuitableError(f"the C++ compiler refused: {done.stderr[:200]}")
+            made.replace(library)  # at once, for whoever else compiles the same
+    return library
+
+
+@lru_cache(maxsize=1)
+def _machine(compiler: str) -> tuple[str, ...]:
+    """What machine code depends on, beside its text."""
+    version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
+    information = Path("/proc/cpuinfo")
+    lines = information.read_text().splitlines() if information.exists() else []
+    flags = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
+    return version, platform.machine(), flags
+
+
+def _cache() -> Path:
+    """The folder of what is compiled; nobody else can write there."""
+    folder = Path(os.environ.get("AITS_FUNC_CACHE_DIR") or Path.home() / ".cache" / "aits_func")
+    try:
+        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        if os.name == "posix" and (folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o022):
+            raise UnsuitableError(f"others can write to the cache of machine code, {folder}")
+        if not os.access(folder, os.W_OK):
+            raise OSError("not writable")
+    except (OSError, RuntimeError):  # no home: for this process alone
+        return _temporary()
+    return folder
+
+
+@lru_cache(maxsize=1)
+def _temporary() -> Path:
+    return Path(tempfile.mkdtemp(prefix="aits_func_"))
