@@ -37,13 +37,16 @@ def trajectory(samples: int, bodies: int = 3) -> af.Sample:
 def replay(
     policy: af.Policy, learner: af.Learner, samples: af.Sample, batch: int, compile: str, room: int = 0
 ) -> Callable[[int], None]:
-    """So many iterations as `generalize_on_trajectory` makes them: in sixteens, with one look of the host in each."""
-    iterate = build_iteration(learner, "failed", "minibatch", room, compile)
+    """So many iterations as `generalize_on_trajectory` makes them: in sixteens, with one look of the host in each.
+
+    ``room`` is for so many gradients, where there is no native code that leaves out the others by itself.
+    """
+    iterate = build_iteration(learner, "failed", "minibatch", 0, compile)
     state = af.init_train_state(policy.init(0), learner.optimizer)
     progress, drawn = begin(state, torch.device("cpu")), 0
 
     def run(iterations: int) -> None:
-        nonlocal progress, drawn
+        nonlocal progress, drawn, iterate
         for _ in range(iterations // 16):
             seeds = range(drawn, drawn + 16)
             drawn += 16
@@ -51,5 +54,7 @@ def replay(
             progress, _, code = run_until_stop(iterate, progress, minibatches)
             if code != GOING:
                 raise RuntimeError("an iteration froze: the work is not what this benchmark means to time")
+            if room and not iterate.native:
+                iterate = build_iteration(learner, "failed", "minibatch", room, compile)
 
     return run

@@ -100,14 +100,14 @@ class Engine:
 
     Made by `build_engine`. It holds machine code, and is therefore the one kind of object here that changes by
     being called: ``reason`` says why it runs eagerly for some shapes ("" if for none), ``compile_seconds`` what
-    compiling has cost.
+    compiling has cost, ``native`` whether the latest shapes became one native function.
     """
 
     def __init__(
         self, function: Callable[..., Any], mode: str, batched: Sequence[bool], label: str, mapped: bool = False
     ) -> None:
         self.reason = "compile is off" if mode == "off" else ""
-        self.compile_seconds = 0.0
+        self.compile_seconds, self.native = 0.0, False
         self._one, self._axis = function, int(mapped)
         self._function = vmap(function) if mapped else function
         self._mode, self._batched, self._label = mode, tuple(batched), label
@@ -123,30 +123,31 @@ class Engine:
             return self._function(*trees)
         return self._code_for(trees, leaves, structure)(leaves)
 
-    def scan(self, carry: Any, rest: Any) -> Any:
-        """A function (carry, x) -> (carry, y), called for every x in turn.
+    def scan(self, carry: Any, *rest: Any) -> Any:
+        """A function (carry, x, ...) -> (carry, y), called for every x, ... in turn.
 
         Where the whole function is native code the calls are one, and the host is not asked in between.
 
         Args:
             carry: a tree, handed on from one call to the next.
-            rest: a tree whose leaves have an axis (K,) in front, K ≥ 1: every x.
+            rest: trees whose leaves have an axis (K,) in front, K ≥ 1: the other arguments of every call.
 
         Returns:
             (the last carry; a tree like y with an axis (K,) in front).
         """
+        leaves: list[Tensor]
+        leaves, structure = optree.tree_flatten(rest)  # type: ignore[arg-type]
         handed: list[Tensor] = optree.tree_leaves(carry)
-        xs: list[Tensor] = optree.tree_leaves(rest)
-        if self._mode != "off" and not self._axis and not any(map(is_tracked, (*handed, *xs))):
-            one = (carry, optree.tree_map(lambda leaf: leaf[0], rest))
+        if self._mode != "off" and not self._axis and not any(map(is_tracked, (*handed, *leaves))):
+            one = (carry, *optree.tree_unflatten(structure, [leaf[0] for leaf in leaves]))
             code = self._code_for(one, *optree.tree_flatten(one))  # type: ignore[arg-type]
-            if isinstance(code, _Native) and (results := code.scan(handed, xs)) is not None:
+            if isinstance(code, _Native) and (results := code.scan(handed, leaves)) is not None:
                 return results
         noted = []
-        for k in range(len(xs[0])):
-            carry, y = self(carry, optree.tree_map(lambda leaf, k=k: leaf[k], rest))
+        for others in zip(*(leaf.unbind(0) for leaf in leaves), strict=True):
+            carry, y = self(carry, *optree.tree_unflatten(structure, others))
             noted.append(y)
-        return carry, optree.tree_map(lambda *each: torch.stack(each), *noted)
+        return carry, optree.tree_map(lambda *ys: torch.stack(ys), *noted)
 
     def _code_for(self, trees: Sequence[Any], leaves: list[Tensor], structure: Any) -> Callable[[list[Tensor]], Any]:
         """What is called for these shapes, compiled if it is not yet.
@@ -174,6 +175,7 @@ class Engine:
                 reason = f"torch could not compile it: {' '.join(str(error).split())[:200]}"
         seconds = time.perf_counter() - began
         self.reason, self.compile_seconds = reason or self.reason, self.compile_seconds + seconds
+        self.native = isinstance(code, _Native)
         tell(Compilation(self._label, seconds, reason))
         if reason and self._mode == "on":
             raise ValueError(f'compile = "on": {reason}; use compile = "auto" or "off"')

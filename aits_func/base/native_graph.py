@@ -35,7 +35,7 @@ WIDEST = 64
 """Elements per system up to which arrays are taken apart into lanes."""
 
 LARGEST = 2**15
-"""Elements of a factor of a matrix product that is read once per tile: beyond, a library that blocks for its cache wins."""
+"""Elements of a matrix that is read anew for every tile: beyond, a library that blocks for the cache wins."""
 
 LONGEST = 12_000
 """Nodes up to which a program is worth compiling."""
@@ -76,9 +76,9 @@ class Result(NamedTuple):
     """One result of the function."""
 
     elements: list[tuple[Node, int]]  # the node and the place in it of every element, batch axis left out
-    shape: tuple[int, ...]  # as it is stored: with the batch axis last, if it has one
+    shape: tuple[int, ...]  # without the batch axis
+    axis: int | None  # where the batch axis is
     dtype: torch.dtype
-    batched: bool
 
 
 class Program(NamedTuple):
@@ -140,6 +140,7 @@ class _Reader:
         self.batch, self.real = batch, real
         self._nodes: dict[Any, Node] = {}
         self._owners: list[Node] = []  # of every atom
+        self._constants: dict[int, Tensor] = {}  # by the serials of their nodes
 
     def read(self, graph: fx.GraphModule, example: Sequence[Tensor], batched: Sequence[bool]) -> Program:
         values: dict[fx.Node, Any] = {}
@@ -151,17 +152,19 @@ class _Reader:
             elif node.op == "get_attr":
                 values[node] = self._known(getattr(graph, node.target))
             elif node.op == "output":
-                return self._program([values[x] for x in node.args[0]], len(example))
+                results = node.args[0]
+                dtypes = [x.meta["val"].dtype for x in results]
+                return self._program([values[x] for x in results], dtypes, len(example))
             elif node.users:
                 args, kwargs = fx.map_arg((node.args, node.kwargs), lambda x: values[x])
-                values[node] = self._call(node.target, args, kwargs, node.meta.get("val"))
+                values[node] = self._call(node.target, args, kwargs, node.meta.get("val"), _is_turned(node))
                 if len(self._nodes) > LONGEST:
                     raise UnsuitableError(f"there are more than {LONGEST} operations")
         raise UnsuitableError("there are no results")
 
-    def _program(self, values: Sequence[_Value], arguments: int) -> Program:
+    def _program(self, values: Sequence[_Value], dtypes: Sequence[torch.dtype], arguments: int) -> Program:
         results, wanted = [], set()
-        for value in values:
+        for value, dtype in zip(values, dtypes, strict=True):
             atoms = value.atoms.reshape(-1).tolist()
             owners = [self._owners[a] for a in atoms]
             if value.axis is None and any(node.whole for node in owners) and (node := self.loop(value.atoms)).whole:
@@ -174,11 +177,10 @@ class _Reader:
             if value.axis is not None:  # rows are read element by element
                 owners = [self.atom(a) for a in atoms]
                 atoms = [node.serial for node in owners]
-            inner = tuple(value.atoms.shape)
-            shape = inner if value.axis is None else (*inner, self.batch)
-            dtype = owners[0].dtype if owners else self.real
+            if any(node.dtype != dtype for node in owners):
+                raise UnsuitableError(f"there is a result of {dtype}")
             elements = [(node, a - node.serial) for node, a in zip(owners, atoms, strict=True)]
-            results.append(Result(elements, shape, dtype, value.axis is not None))
+            results.append(Result(elements, tuple(value.atoms.shape), value.axis, dtype))
             wanted |= {node.serial for node in owners}
         kept = []
         for node in sorted(self._nodes.values(), key=lambda node: -node.serial):  # arguments stand before their users
@@ -212,7 +214,10 @@ class _Reader:
             text = _literal(float(value))
         else:
             text, dtype = f"INT64_C({int(value)})", torch.int64
-        return self.node("constant", text, kind="number", dtype=dtype)
+        node = self.node("constant", text, kind="number", dtype=dtype)
+        if dtype == self.real:
+            self._constants[node.serial] = torch.tensor(value, dtype=dtype)
+        return node
 
     def atom(self, number: int) -> Node:
         """One element as a node of its own."""
@@ -223,7 +228,12 @@ class _Reader:
         return self.node("element", node, number - node.serial, kind=kind, dtype=node.dtype)
 
     def pointwise(self, op: str, *args: Node, dtype: torch.dtype, size: int) -> Node:
-        """An operation on values that stand side by side."""
+        """An operation on values that stand side by side; done here if all of them are known."""
+        known = [self._constants.get(arg.serial) for arg in args]
+        if op in _FOLDED and dtype == self.real and None not in known:
+            return self.constant(_FOLDED[op](*known), dtype)
+        if op == "mul" and 1.0 in known and dtype == self.real:
+            return args[known.index(None)]
         many = any(arg.whole for arg in args)
         kinds = ("row", "lane") if any(arg.spread for arg in args) else ("array", "number")
         return self.node(op, *args, kind=kinds[not many], dtype=dtype, size=size if many else 1)
@@ -273,7 +283,7 @@ class _Reader:
 
     # --- operations --------------------------------------------------------------------------------------------------
 
-    def _call(self, target: Any, args: Any, kwargs: Any, expected: Any) -> Any:
+    def _call(self, target: Any, args: Any, kwargs: Any, expected: Any, turned: bool) -> Any:
         if target is operator.getitem:
             return args[0][args[1]]
         if target in _FILLED:  # one number, in the shape of another array
@@ -292,8 +302,10 @@ class _Reader:
             if kwargs.get("alpha", 1) != 1:
                 raise UnsuitableError("there is an operation with a factor")
             return self._pointwise(_POINTWISE[target], args, expected)
-        if target in _PRODUCTS:
-            return _PRODUCTS[target](self, *args)
+        if target is _aten.bmm.default:
+            return self.small_products(*args)
+        if target is _aten.mm.default:
+            return self.product(args[0], args[1], turned)
         raise UnsuitableError(f"{target} is not known")
 
     def _move(self, move: Callable[..., Any], args: Any, expected: Any) -> Any:
@@ -304,9 +316,9 @@ class _Reader:
         def one(ids: Tensor, like: Tensor) -> _Value:
             # The batch has two places here, and more, or one, in truth.
             places = [k for k, (n, m) in enumerate(zip(ids.shape, like.shape, strict=True)) if n != m]
-            if any(like.shape[k] != self.batch for k in places) or len(places) != (batched and ids.numel() > 0):
-                if not (batched and not ids.numel() and len(places) <= 1):
-                    raise UnsuitableError("elements of the batch are mixed")
+            found = len(places) == 1 if batched and ids.numel() else len(places) <= batched
+            if not found or any(like.shape[k] != self.batch for k in places):
+                raise UnsuitableError("elements of the batch are mixed")
             return _Value(ids, places[0] if places else None, tuple(like.shape))
 
         if isinstance(moved, Tensor):
@@ -438,8 +450,8 @@ class _Reader:
             if len(columns) > 1 or op != "add":
                 raise UnsuitableError("there is a fold of a part of a loop")
             node = self.loop(columns[0])
-            if not node.whole:
-                raise UnsuitableError("there is a sum of many equal elements")
+            if not node.whole or node.dtype != self.real:
+                raise UnsuitableError("there is a sum of many equal elements, or of whole numbers, in a loop")
             kind = "lane" if node.spread else "number"
             return [make.convert(self.node("sum", node, kind=kind, dtype=node.dtype))]
         return [self._folded(op, [self.atom(a) for a in column], make) for column in columns.tolist()]
@@ -464,7 +476,7 @@ class _Reader:
 
     # matrix products
 
-    def product(self, a: _Value, b: _Value) -> _Value:
+    def product(self, a: _Value, b: _Value, turned: bool) -> _Value:
         """Of two matrices, of which one or both have a row or a column for every system."""
         if a.axis is None and b.axis is None:
             raise UnsuitableError("there is a matrix product that has nothing to do with the batch")
@@ -474,7 +486,9 @@ class _Reader:
             result = self._layer(b.ids.select(1, 0), a.ids.t())
             return self.value(result.atoms, 1)
         if a.axis == 1 and b.axis == 0:
-            return self._outer(a.ids.select(1, 0), b.ids.select(0, 0))
+            left, right = a.ids.select(1, 0), b.ids.select(0, 0)
+            # Whoever turns it first thing is given it the other way round in memory.
+            return self.value(self._outer(right, left).ids.t(), None) if turned else self._outer(left, right)
         raise UnsuitableError("there is a matrix product along and across the batch")
 
     def _layer(self, inputs: Tensor, matrix: Tensor) -> _Value:
@@ -584,6 +598,13 @@ def padded(n: int, real: torch.dtype) -> int:
     return -(-n // most) * most
 
 
+_FOLDED: dict[str, Callable[..., Tensor]] = {
+    "add": torch.add,
+    "sub": torch.sub,
+    "mul": torch.mul,
+    "div": torch.div,
+    "neg": torch.neg,
+}
 _TYPES = {float: torch.float64, int: torch.int64, bool: torch.bool}
 
 
@@ -596,6 +617,11 @@ def _literal(value: float) -> str:
     if math.isfinite(value):
         return f"real({value.hex()})"
     return "real(NAN)" if math.isnan(value) else f"real({'-' if value < 0 else ''}INFINITY)"
+
+
+def _is_turned(node: fx.Node) -> bool:
+    """Whether all that is done with a matrix is to transpose it."""
+    return all(user.target is _aten.t.default for user in node.users)
 
 
 def _values(tree: Any) -> list[_Value]:
@@ -811,9 +837,4 @@ _POINTWISE: dict[Any, Callable[..., Node]] = {
             _aten._to_copy.default,
         )
     },
-}
-
-_PRODUCTS: dict[Any, Callable[..., _Value]] = {
-    _aten.mm.default: lambda reader, a, b: reader.product(a, b),
-    _aten.bmm.default: lambda reader, a, b: reader.small_products(a, b),
 }

@@ -77,6 +77,11 @@ INLINE vm column_words(const real *p, long step) {
   for (long i = 0; i < V; i++) memcpy((word *)&x + i, p + i * step, sizeof(word));
   return x;
 }
+INLINE bool is_set(const real *p) {
+  word x;
+  memcpy(&x, p, sizeof(word));
+  return x != 0;
+}
 INLINE void scatter(real *p, long step, vr x) { for (long i = 0; i < V; i++) p[i * step] = x[i]; }
 INLINE vm all_words(const real *p) {
   word x;
@@ -237,7 +242,8 @@ INLINE int64_t power(int64_t x, int64_t y) { return int64_t(std::pow(double(x), 
 // --- loops over rows and arrays --------------------------------------------------------------------------------------
 
 // c (M, N) = or += a (M, K) b (K, N), N whole vectors; a element by element at any steps, b and c row by row. Six rows
-// of c by COLUMNS vectors stay in registers.
+// of c by COLUMNS vectors stay in registers. If b is PACKED, what belongs to one such block lies behind each other: rows
+// far apart would want the same few places of the cache.
 template <int ROWS, int COLS, bool ADD>
 INLINE void block(const real *a, long am, long ak, const real *b, long bk, real *c, long cm, long K) {
   vr sum[ROWS][COLS];
@@ -267,11 +273,21 @@ static void panel(const real *a, long am, long ak, const real *b, long bk, real 
   }
 #undef NEXT
 }
-template <bool ADD>
+template <bool ADD, bool PACKED>
 static void product(const real *a, long am, long ak, const real *b, long bk, real *c, long cm, long M, long K, long N) {
   long j = 0;
-  for (; j + COLUMNS * V <= N; j += COLUMNS * V) panel<COLUMNS, ADD>(a, am, ak, b + j, bk, c + j, cm, M, K);
-  for (; j < N; j += V) panel<1, ADD>(a, am, ak, b + j, bk, c + j, cm, M, K);
+  for (; j + COLUMNS * V <= N; j += COLUMNS * V)
+    panel<COLUMNS, ADD>(a, am, ak, PACKED ? b + j * K : b + j, PACKED ? COLUMNS * V : bk, c + j, cm, M, K);
+  for (; j < N; j += V) panel<1, ADD>(a, am, ak, PACKED ? b + j * K : b + j, PACKED ? V : bk, c + j, cm, M, K);
+}
+// A matrix (K, N) at any steps, such as `product` wants it, filled up with zeros.
+static void pack(real *out, const real *x, long xk, long xn, long K, long N, long filled) {
+  for (long j = 0; j < filled;) {
+    const long width = j + COLUMNS * V <= filled ? COLUMNS * V : V;
+    for (long k = 0; k < K; k++)
+      for (long n = j; n < j + width; n++) *out++ = n < N ? x[k * xk + n * xn] : 0;
+    j += width;
+  }
 }
 
 INLINE real total(vr x) {
@@ -326,10 +342,13 @@ static void sum_chunks(real *out, const real *parts, long apart, long chunks, lo
       for (long n = 0; n < N; n++) out[m * N + n] += parts[c * apart + m * step + n];
   }
 }
-// A matrix (K, N) at any steps as rows of `step`, filled up with zeros.
-static void pack(real *out, const real *x, long xk, long xn, long K, long N, long step) {
-  for (long k = 0; k < K; k++) {
-    for (long n = 0; n < N; n++) out[k * step + n] = x[k * xk + n * xn];
-    for (long n = N; n < step; n++) out[k * step + n] = 0;
-  }
+static void gather(real *out, const real *x, const long *which, long count, long width) {
+  if (width == 1)
+    for (long i = 0; i < count; i++) out[i] = x[which[i]];
+  else
+    for (long i = 0; i < count; i++) memcpy(out + i * width, x + which[i] * width, width * sizeof(real));
+}
+static void permute(real *out, const real *x, long xm, long xn, long M, long N) {
+  for (long m = 0; m < M; m++)
+    for (long n = 0; n < N; n++) out[m * N + n] = x[m * xm + n * xn];
 }

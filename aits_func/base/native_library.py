@@ -49,8 +49,8 @@ def find_compiler() -> str:
 class NativeCode:
     """Machine code of a program, for tensors that lie in memory as it reads them.
 
-    Made by `load`. ``lying`` are the strides of its arguments, ``results`` those of its results, batch in front of the
-    shape and last in memory. It keeps the memory in which it computes; a call beside another gets one of its own.
+    Made by `load`. ``lying`` are the strides of its arguments: their batch is in front of the shape and last in memory.
+    So is that of the results. It keeps the memory in which it computes; a call beside another gets one of its own.
     """
 
     def __init__(self, program: Program, example: Sequence[Tensor], batched: Sequence[bool]) -> None:
@@ -59,9 +59,9 @@ class NativeCode:
         self._once, self._in_turn, self._side_by_side = library.once, library.in_turn, library.side_by_side
         for function in (self._once, self._in_turn, self._side_by_side):
             function.restype = None
-        self.lying = [_strides(leaf.shape, has) for leaf, has in zip(example, batched, strict=True)]
-        self.results = [_stored(result) for result in program.results]
-        self._words, self._real = source.words, program.real
+        self.lying = [_strides(x.shape, 0 if has else None) for x, has in zip(example, batched, strict=True)]
+        self.results = [_stored(result, program.batch) for result in program.results]
+        self._words, self._independent, self._real = source.words, source.independent, program.real
         self._memory = torch.zeros(0, dtype=program.real)
         self._lock = threading.Lock()
 
@@ -88,7 +88,7 @@ class NativeCode:
         noted = [each.many(count) for each in self.results[carried:]]
         pointers = [_pointers(x) for x in ((*carry, *rest), (*out, *noted), spare)]
         steps = [_steps(carried, x) for x in (rest, noted)]
-        with self._room(1) as memory:
+        with self._room(torch.get_num_threads() if self._independent else 1) as memory:
             self._in_turn(*pointers, *steps, ctypes.c_long(carried), memory, _threads(), ctypes.c_long(count))
         return [*out, *noted]
 
@@ -123,16 +123,17 @@ class NativeCode:
                 self._lock.release()
 
 
-def _strides(shape: Sequence[int], batched: bool) -> tuple[int, ...]:
-    """Of a contiguous tensor; of one whose first axis lies last in memory, if it is batched."""
-    if not batched:
-        return torch.empty(shape, device="meta").stride()
-    *others, one = torch.empty((*shape[1:], shape[0]), device="meta").stride()
-    return (one, *others)
+def _strides(shape: Sequence[int], axis: int | None) -> tuple[int, ...]:
+    """Of a tensor that is contiguous once this axis has been moved to the end."""
+    lying = list(torch.empty(shape, device="meta").stride())
+    if axis is not None:
+        *lying, one = torch.empty((*shape[:axis], *shape[axis + 1 :], shape[axis]), device="meta").stride()
+        lying.insert(axis, one)
+    return tuple(lying)
 
 
 class _Stored(NamedTuple):
-    """How a result lies in memory: shape with the batch in front, strides with it last, and type."""
+    """How a result lies in memory: its batch last."""
 
     shape: tuple[int, ...]
     strides: tuple[int, ...]
@@ -148,10 +149,11 @@ class _Stored(NamedTuple):
         return torch.empty_strided((count, *self.shape), strides, dtype=self.dtype)
 
 
-def _stored(result: Result) -> _Stored:
-    stored = result.shape
-    shape = (stored[-1], *stored[:-1]) if result.batched else stored
-    return _Stored(shape, _strides(shape, result.batched), result.dtype)
+def _stored(result: Result, batch: int) -> _Stored:
+    shape = list(result.shape)
+    if result.axis is not None:
+        shape.insert(result.axis, batch)
+    return _Stored(tuple(shape), _strides(shape, result.axis), result.dtype)
 
 
 def _threads() -> ctypes.c_int:

@@ -16,6 +16,7 @@ from typing import NamedTuple
 import torch
 
 from .native_graph import Node, Program, UnsuitableError, padded
+from .native_idle import find_idle
 
 SYSTEMS_OF_A_CHUNK, MOST_CHUNKS = 256, 64
 _TILES = (48, 32)  # systems: many times the six rows that a product works on, and whole vectors
@@ -58,7 +59,8 @@ class Source(NamedTuple):
     """A translation unit, and the memory that its function wants."""
 
     text: str  # to be compiled behind ``native_kernels.h``
-    words: int  # zeros, of the width of a floating-point value
+    words: int  # zeros, of the width of a floating-point value, for every thread that calls it
+    independent: bool  # whether its chunks may be computed one by one
 
 
 class _Cut(NamedTuple):
@@ -77,7 +79,7 @@ class _Segment(NamedTuple):
 
 
 def write_source(program: Program) -> Source:
-    """The source of ``void run(const void *const *in, void *const *out, real *memory, int threads)``.
+    """The source of ``run(in, out, memory, threads, from, to)``, which computes these chunks; see ``native_calls.h``.
 
     Args:
         program: what it computes.
@@ -128,6 +130,7 @@ class _Writer:
         self.number = {node.serial: k for k, node in enumerate(program.nodes)}
         self.passes = 1 + max((node.level for node in program.nodes if node.spread), default=-1)
         self.segments = [self._segments(level) for level in range(self.passes)]
+        self.idle = [find_idle(program, level) if level else [] for level in range(self.passes)]
         self.home = {
             node.serial: (level, place)
             for level, segments in enumerate(self.segments)
@@ -148,6 +151,7 @@ class _Writer:
                     self.direct.setdefault(node.serial, k)
         self.shared, self.kept, self.local = _Memory(), _Memory(), _Memory()
         self.place: dict[int, str] = {}
+        self.gathered: dict[int, dict[Node, int]] = {}  # by level: what a pass may look for in memory of its own
         self.lines: list[str] = []
         self._place_all()
 
@@ -195,12 +199,14 @@ class _Writer:
                 self.place[-1 - node.serial] = f"{self.local.take(_ALIGNED)}"
         for level, segments in enumerate(self.segments):
             ends: dict[int, list[tuple[int, int]]] = {}
+            if self.idle[level]:
+                self.gathered[level] = {node: self.local.take(self._words(node)) for node in self._found(level)}
             for index, segment in enumerate(segments):
                 for node in segment.nodes:
                     last = self._last_use(node, level, index)
                     if last is None:
                         continue
-                    words = self.cut.tile * (padded(node.size, real) if node.kind == "row" else 1)
+                    words = self._words(node)
                     if last[0] > level:
                         self.place[node.serial] = f"kept + {self.kept.take(words)}"
                     else:
@@ -210,14 +216,24 @@ class _Writer:
                 for place, words in ends.pop(index, []):
                     self.local.give_back(place, words)
 
+    def _words(self, node: Node) -> int:
+        """Memory of a lane or a row for one tile."""
+        return self.cut.tile * (padded(node.size, self.program.real) if node.kind == "row" else 1)
+
+    def _found(self, level: int) -> list[Node]:
+        """What a pass finds of those before it."""
+        args = {arg.serial: arg for segment in self.segments[level] for n in segment.nodes for arg in n.nodes}
+        return [arg for arg in args.values() if arg.spread and self.home[arg.serial][0] < level]
+
     def _last_use(self, node: Node, level: int, index: int) -> tuple[int, int] | None:
         """The last segment that looks for a node of a tile in memory, if there is one."""
         if not node.spread:
             return None
         uses = [self.home[user.serial] for user in self.users[node.serial]]
         if node.op == "load":  # read again where it is wanted one by one
-            uses = [use for use in uses if self.segments[use[0]][use[1]].kind != "lanes"]
+            uses = [use for use in uses if self.idle[use[0]] or self.segments[use[0]][use[1]].kind != "lanes"]
         uses = [use for use in uses if use != (level, index)]
+        uses += [(later, 0) for later, cases in enumerate(self.idle) if any(case.mask is node for case in cases)]
         if node.op == "assemble" or _kind(node) == "call":
             uses = [*uses, (level, index)]
         return max(uses) if uses else None
@@ -239,12 +255,18 @@ class _Writer:
             f"constexpr long B = {self.program.batch}, CHUNK = {chunk}, CHUNKS = {chunks}, TILE = {tile};",
             f"constexpr long KEPT = {self.kept.words}, LOCAL = {own}, WORDS = {words};",
             f"constexpr long INS = {self.program.arguments}, OUTS = {len(self.program.results)};",
-            "static void run(const void *const *in, void *const *out, real *memory, int threads) {",
+            f"constexpr bool INDEPENDENT = {str(self._is_independent()).lower()};",
+            "static void run(const void *const *in, void *const *out, real *memory, int threads, long from, long to) {",
             "real *const shared = memory;",
             f"real *const keeping = memory + {self.shared.words};",
             f"real *const locals = keeping + {tiles * self.kept.words};",
         ]
-        return Source("\n".join([*head, *self.lines, "}", ""]), words)
+        return Source("\n".join([*head, *self.lines, "}", ""]), words, self._is_independent())
+
+    def _is_independent(self) -> bool:
+        """Whether no system has to do with another, so that chunks need not wait for each other between two calls."""
+        sums = any(node.op in _SUMS for node in self.program.nodes)
+        return not sums and all(result.axis is not None for result in self.program.results)
 
     def say(self, line: str) -> None:
         """One line more."""
@@ -346,7 +368,7 @@ class _Writer:
         if len(axes) > 2:
             raise UnsuitableError("there is an array of three axes that is moved about")
         (rows, down), (columns, along) = ([(1, 0)] * (2 - len(axes))) + axes
-        self.say(f"pack({out}, {self.array(source)} + {start}, {down}, {along}, {rows}, {columns}, {columns});")
+        self.say(f"permute({out}, {self.array(source)} + {start}, {down}, {along}, {rows}, {columns});")
 
     # a pass over all tiles
 
@@ -358,17 +380,27 @@ class _Writer:
                 self.say(f"real *const a{self.number[node.serial]} = {self.place[node.serial]};")
         if self.cut.chunks > 1:
             self.say("#pragma omp parallel for num_threads(threads) schedule(static) if (threads > 1)")
-        self.say("for (long c = 0; c < CHUNKS; c++) {")
+        self.say("for (long c = from; c < to; c++) {")
         self.say("real *const local = locals + c * LOCAL;")
         for node in sums:
             if node.op == "fold":
                 neutral = f"all({self.neutral(node)})"
                 self.say(f"keep(local + {self.place[-1 - node.serial]}, {neutral});")
         self.say("const long last = (c + 1) * CHUNK < B ? (c + 1) * CHUNK : B;")
-        self.say("for (long s = c * CHUNK; s < last; s += TILE) {")
-        self.say("const long n = last - s < TILE ? last - s : TILE;")
-        self.say("const bool first = s == c * CHUNK; (void)first;")
-        self.say("real *const kept = keeping + s / TILE * KEPT; (void)kept;")
+        if self.idle[level]:
+            self._busy_tiles(level, segments)
+        else:
+            self.say("for (long s = c * CHUNK; s < last; s += TILE) {")
+            self.say("const long n = last - s < TILE ? last - s : TILE;")
+            self.say("const bool first = s == c * CHUNK; (void)first;")
+            self.say("real *const kept = keeping + s / TILE * KEPT; (void)kept;")
+            self._tile(segments)
+            self.say("}")
+        self.say("}")
+        for node in sums:
+            self._put_together(node)
+
+    def _tile(self, segments: Sequence[_Segment]) -> None:
         for segment in segments:
             if segment.kind == "lanes":
                 self._lanes(segment.nodes)
@@ -376,10 +408,48 @@ class _Writer:
                 self._rows(segment.nodes)
             else:
                 self._call(segment.nodes[0])
+
+    def _busy_tiles(self, level: int, segments: Sequence[_Segment]) -> None:
+        """Tiles of those systems alone that add something; a tile in which all of them do is taken as it lies."""
+        real, found = self.program.real, self.gathered[level]
+        sums = [n for segment in segments for n in segment.nodes if n.op in ("outer", "sum_batch")]
+        self.say("bool first = true;")
+        self.say("for (long next = c * CHUNK; next < last;) {")
+        self.say("long n = 0, busy[TILE];")
+        for node in found:
+            self.say(f"const real *p{self.number[node.serial]} = local + {found[node]};")
+        self.say("while (next < last) {")
+        self.say("const long there = last - next < TILE ? last - next : TILE;")
+        self.say("real *const kept = keeping + next / TILE * KEPT;")
+        self.say("long count = 0;")
+        condition = " && ".join(
+            f"{'!' if case.value else ''}is_set({self.place[case.mask.serial]} + i)" for case in self.idle[level]
+        )
+        self.say(f"for (long i = 0; i < there; i++) if ({condition}) busy[count++] = i;")
+        self.say("if (n + count > TILE) break;")
+        self.say("next += TILE;")
+        self.say("if (n == 0 && count == there) {")
+        for node in found:
+            self.say(f"p{self.number[node.serial]} = {self.place[node.serial]};")
+        self.say("n = there;")
+        self.say("break;")
         self.say("}")
+        for node in found:
+            width = padded(node.size, real) if node.kind == "row" else 1
+            self.say(f"gather(local + {found[node]} + n * {width}, {self.place[node.serial]}, busy, count, {width});")
+        self.say("n += count;")
+        self.say("}")
+        self.say("if (n == 0) continue;")
+        places = {node.serial: self.place[node.serial] for node in found}
+        self.place |= {node.serial: f"p{self.number[node.serial]}" for node in found}
+        self._tile(segments)
+        self.place |= places
+        self.say("first = false;")
         self.say("}")
         for node in sums:
-            self._put_together(node)
+            rows = node.size if node.op == "sum_batch" else node.args[1].size
+            count = (1 if node.op == "sum_batch" else node.args[0].size) * padded(rows, real)
+            self.say(f"if (first) memset(local + {self.place[-1 - node.serial]}, 0, {count} * sizeof(real));")
 
     def _lanes(self, nodes: Sequence[Node]) -> None:
         """Values of every system, written out one by one on vectors of systems."""
@@ -487,15 +557,15 @@ class _Writer:
         if node.op == "layer":
             columns = padded(node.size, real)
             self.say(
-                f"product<false>({source}, {step}, 1, {self.array(node.args[1])}, {columns}, "
+                f"product<false, true>({source}, {step}, 1, {self.array(node.args[1])}, {columns}, "
                 f"{self.place[node.serial]}, {columns}, n, {rows.size}, {columns});"
             )
         elif node.op == "outer":
             right = node.args[1]
             columns = padded(right.size, real)
-            sum_ = f"local + {self.place[-1 - node.serial]}"
+            sum_, factor = f"local + {self.place[-1 - node.serial]}", self.place[right.serial]
             self.say(
-                f"(first ? product<false> : product<true>)({source}, 1, {step}, {self.place[right.serial]}, {columns}, "
+                f"(first ? product<false, false> : product<true, false>)({source}, 1, {step}, {factor}, {columns}, "
                 f"{sum_}, {columns}, {rows.size}, n, {columns});"
             )
         elif node.op == "dot":

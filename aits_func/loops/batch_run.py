@@ -123,15 +123,15 @@ def _build(
     # Seventeen stages in one graph would be compiled for minutes.
     together = min(block, _TOGETHER)
 
-    def several(params: Params, size: Tensor, run: Run, out: SchemeStep) -> SchemeStep:
+    def several(out: SchemeStep, params: Params, size: Tensor, run: Run) -> tuple[SchemeStep, tuple[()]]:
         for _ in range(together):
             out = stepper.stage(params, size, run, out)
-        return out
+        return out, ()
 
     stage = build_engine(
-        vmap(several, in_dims=(None, None, 0, 0)),
+        vmap(several, in_dims=(0, None, None, 0)),
         mode=compile,
-        batched=(False, False, True, True),
+        batched=(True, False, False, True),
         label="a stage of the simulation",
     )
     conclude = build_engine(
@@ -139,9 +139,9 @@ def _build(
     )
 
     def advance(params: Params, h: Tensor, start: Start, runs: Run, target: Tensor) -> Run:
-        out = vmap(no_step)(runs)
-        for coefficient in scheme.stages * (block // together):
-            out = stage(params, coefficient * h, runs, out)
+        sizes = torch.stack([coefficient * h for coefficient in scheme.stages]).repeat(block // together)
+        told = map_leaves(lambda leaf: leaf.expand(len(sizes), *leaf.shape), (params, runs))
+        out, _ = stage.scan(vmap(no_step)(runs), told[0], sizes, told[1])
         return conclude(start, runs, out, target)
 
     return Batch(begin, advance, land, turn, _SHRINK_COMPILED, block)

@@ -183,7 +183,8 @@ def generalize_on_trajectory(
             )
             if not converged:
                 progress = pass_over(iterate, progress, which(waiting, len(judged) - 1))
-        room = _next_room(learner, room, code, which(waiting, 0).groups, seen)
+        if not iterate.native:  # native code leaves out by itself what has no gradient
+            room = _next_room(learner, room, code, which(waiting, 0).groups, seen)
         waiting = beyond(waiting, len(judged))
     state = state._replace(params=progress.params, opt_state=progress.opt_state)
     return state, report(learner.objective, state.params, groups, seen, converged=converged, below_rounding=lost)
