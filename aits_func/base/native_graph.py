@@ -56,6 +56,12 @@ class Node(NamedTuple):
     level: int  # numbers and arrays: −1 for those that need no system; lanes and rows: 0 for those that need no sum
     serial: int  # first of its atoms
 
+    def __hash__(self) -> int:
+        return self.serial
+
+    def __eq__(self, other: object) -> bool:
+        return self is other  # as a tuple it would compare all that stands behind it, again and again
+
     @property
     def nodes(self) -> list["Node"]:
         """The arguments that are nodes."""
