@@ -162,6 +162,8 @@ class _Reader:
     def _program(self, values: Sequence[_Value], arguments: int) -> Program:
         results, wanted = [], set()
         for value in values:
+            if value.axis:
+                raise UnsuitableError("a result has its batch behind another axis")
             atoms = value.atoms.reshape(-1).tolist()
             owners = [self._owners[a] for a in atoms]
             if value.axis is None and any(node.whole for node in owners) and (node := self.loop(value.atoms)).whole:
