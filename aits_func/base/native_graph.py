@@ -278,6 +278,8 @@ class _Reader:
     def _call(self, target: Any, args: Any, kwargs: Any, expected: Any) -> Any:
         if target is operator.getitem:
             return args[0][args[1]]
+        if isinstance(expected, Tensor) and expected.dtype not in (self.real, torch.bool, torch.int64):
+            raise UnsuitableError(f"there are values of {expected.dtype}")
         if target in _FILLED:  # one number, in the shape of another array
             known = _FILLED[target]
             node = self.constant(args[-1] if known is None else known, expected.dtype)
