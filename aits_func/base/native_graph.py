@@ -221,6 +221,8 @@ class _Reader:
         node = self._owners[number]
         if not node.whole:
             return node
+        if node.kind == "array" and node.op != "argument" and node.dtype == torch.int64:
+            raise UnsuitableError("there is an element of an array of whole numbers")
         kind = "lane" if node.spread else "number"
         return self.node("element", node, number - node.serial, kind=kind, dtype=node.dtype)
 
@@ -392,6 +394,8 @@ class _Reader:
         each = [self.atom(a) for a in flat.tolist()]
         kind = "row" if any(x.spread for x in each) else "array"
         dtype = each[0].dtype
+        if dtype != self.real:
+            raise UnsuitableError(f"there is an array of {dtype} that is put together")
         return self.node("assemble", *(self.convert(x, dtype) for x in each), kind=kind, dtype=dtype, size=len(each))
 
     def place(self, atoms: Tensor) -> tuple[Node, int, tuple[int, ...]] | None:
@@ -444,6 +448,8 @@ class _Reader:
             node = self.loop(columns[0])
             if not node.whole:
                 raise UnsuitableError("there is a sum of many equal elements")
+            if node.dtype != self.real:
+                raise UnsuitableError(f"there is a sum of many elements of {node.dtype}")
             kind = "lane" if node.spread else "number"
             return [make.convert(self.node("sum", node, kind=kind, dtype=node.dtype))]
         return [self._folded(op, [self.atom(a) for a in column], make) for column in columns.tolist()]
