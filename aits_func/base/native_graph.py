@@ -295,9 +295,9 @@ class _Reader:
         if target in _FOLDS:
             return self._fold(*_FOLDS[target], args, expected)
         if target in _POINTWISE:
-            if kwargs.get("alpha", 1) != 1:
+            if kwargs.get("alpha", 1) != 1 or (target in _FACTORED and args[2:] not in ((), (1,))):
                 raise UnsuitableError("there is an operation with a factor")
-            return self._pointwise(_POINTWISE[target], args, expected)
+            return self._pointwise(_POINTWISE[target], args[:2] if target in _FACTORED else args, expected)
         if target in _PRODUCTS:
             return _PRODUCTS[target](self, *args)
         raise UnsuitableError(f"{target} is not known")
@@ -822,6 +822,8 @@ _POINTWISE: dict[Any, Callable[..., Node]] = {
         )
     },
 }
+
+_FACTORED = {_aten.add.Scalar, _aten.sub.Scalar, _aten.rsub.Scalar}  # the third argument multiplies the second
 
 _PRODUCTS: dict[Any, Callable[..., _Value]] = {
     _aten.mm.default: lambda reader, a, b: reader.product(a, b),
