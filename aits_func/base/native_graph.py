@@ -430,7 +430,7 @@ class _Reader:
         nodes = self._fold_systems(op, columns, make) if not across else self._fold_batch(op, columns, make)
         count = columns.shape[1] * (self.batch if across else 1)
         if is_mean:
-            nodes = [make("div", node, count) for node in nodes]
+            nodes = [_Maker(self, dtype, node.size)("div", node, count) for node in nodes]
         shape = tuple(expected.shape)
         axis = None
         if x.axis is not None and not across:
