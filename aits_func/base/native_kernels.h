@@ -107,6 +107,7 @@ INLINE real absolute(real x) { return std::fabs(x); }
 INLINE int64_t absolute(int64_t x) { return x < 0 ? -x : x; }
 INLINE vm negated(vm x) { return ~x; }
 INLINE bool negated(bool x) { return !x; }
+INLINE int64_t negated(int64_t x) { return ~x; }
 INLINE vr real_of_mask(vm x) { return bits(x & bits(all(real(1)))); }
 INLINE real real_of_mask(bool x) { return x; }
 INLINE vm int_of_mask(vm x) { return -x; }
