@@ -233,7 +233,17 @@ static __attribute__((noinline)) vr power(vr x, vr y) {
   return x;
 }
 INLINE real power(real x, real y) { return std::pow(x, y); }
-INLINE int64_t power(int64_t x, int64_t y) { return int64_t(std::pow(double(x), double(y))); }
+INLINE int64_t power(int64_t x, int64_t y) {
+  if (y < 0) return x == 1 ? 1 : (x == -1 ? (y % 2 ? -1 : 1) : 0);
+  uint64_t square = x, result = 1;  // what does not fit is cut off, as in torch
+  for (; y; y >>= 1, square *= square)
+    if (y & 1) result *= square;
+  return int64_t(result);
+}
+INLINE vm power(vm x, vm y) {
+  for (long i = 0; i < V; i++) x[i] = word(power(int64_t(x[i]), int64_t(y[i])));
+  return x;
+}
 
 // --- loops over rows and arrays --------------------------------------------------------------------------------------
 
