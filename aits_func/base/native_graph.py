@@ -422,11 +422,11 @@ class _Reader:
         across = x.axis is not None and x.axis in over
         keeps = [place for place, k in enumerate(inner_axes) if k not in over]
         folds = [place for place, k in enumerate(inner_axes) if k in over]
+        if not x.atoms.numel():
+            raise UnsuitableError("there is a sum over nothing")
         atoms = x.atoms.permute((*keeps, *folds)).reshape(*(x.atoms.shape[k] for k in keeps), -1)
         make = _Maker(self, dtype, 1)
         columns = atoms.reshape(-1, atoms.shape[-1])
-        if not columns.numel():
-            raise UnsuitableError("there is a sum over nothing")
         nodes = self._fold_systems(op, columns, make) if not across else self._fold_batch(op, columns, make)
         count = columns.shape[1] * (self.batch if across else 1)
         if is_mean:
