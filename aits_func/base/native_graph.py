@@ -174,7 +174,7 @@ class _Reader:
             if value.axis is None and any(node.spread for node in owners):
                 raise UnsuitableError("a result of one system of a batch")
             if value.axis is not None:  # rows are read element by element
-                owners = [self.atom(a) for a in atoms]
+                owners = [self.spread(self.atom(a)) for a in atoms]
                 atoms = [node.serial for node in owners]
             inner = tuple(value.atoms.shape)
             shape = inner if value.axis is None else (*inner, self.batch)
@@ -231,6 +231,10 @@ class _Reader:
         many = any(arg.whole for arg in args)
         kinds = ("row", "lane") if any(arg.spread for arg in args) else ("array", "number")
         return self.node(op, *args, kind=kinds[not many], dtype=dtype, size=size if many else 1)
+
+    def spread(self, node: Node) -> Node:
+        """A lane, or a number once for every system."""
+        return node if node.spread else self.node("spread", node, kind="lane", dtype=node.dtype)
 
     def convert(self, node: Node, dtype: torch.dtype) -> Node:
         """A node in another type."""

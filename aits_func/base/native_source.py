@@ -25,6 +25,7 @@ _GATHERING = ("permuted", "panel", "assemble")  # of arrays, one call each
 _SUMS = ("fold", "sum_batch", "outer")  # over the batch
 
 _FORMULAS = {
+    "spread": "{}",
     "add": "{} + {}",
     "sub": "{} - {}",
     "mul": "{} * {}",
