@@ -31,7 +31,13 @@ def native(graph, example, batched):
     zeros = [torch.zeros_like(x) for x in example]
     code = load(build_program(graph, zeros, batched), zeros, batched)
     pairs = zip(example, code.lying, strict=True)
-    return code([torch.empty_strided(x.shape, lying, dtype=x.dtype).copy_(x) for x, lying in pairs])
+    laid = [torch.empty_strided(x.shape, lying, dtype=x.dtype).copy_(x) for x, lying in pairs]
+    before = torch.are_deterministic_algorithms_enabled()
+    torch.use_deterministic_algorithms(True)  # fills new memory: what is not written is not right by chance
+    try:
+        return code(laid)
+    finally:
+        torch.use_deterministic_algorithms(before)
 
 
 class Sheet:
