@@ -228,8 +228,8 @@ def _machine(compiler: str) -> tuple[str, ...]:
 
 def _cache() -> Path:
     """The folder of what is compiled; nobody else can write there."""
-    folder = Path(os.environ.get("AITS_FUNC_CACHE_DIR") or Path.home() / ".cache" / "aits_func")
     try:
+        folder = Path(os.environ.get("AITS_FUNC_CACHE_DIR") or Path.home() / ".cache" / "aits_func")
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if os.name == "posix" and (folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o022):
             raise UnsuitableError(f"others can write to the cache of machine code, {folder}")
