@@ -89,9 +89,7 @@ def write_source(program: Program) -> Source:
     Raises:
         UnsuitableError: if the program cannot be written down.
     """
-    if program.real != torch.float64 and any(
-        (n.spread or n.whole) and n.dtype == torch.int64 for n in program.nodes
-    ):
+    if program.real != torch.float64 and any((n.spread or n.whole) and n.dtype == torch.int64 for n in program.nodes):
         raise UnsuitableError("there are whole numbers of 64 bits beside floating-point ones of 32")
     return _Writer(program).write()
 

@@ -359,16 +359,16 @@ def test_a_scan_that_is_differentiated_runs_eagerly_and_keeps_its_gradients(scan
 
 @needs_compiler
 def test_members_side_by_side_have_the_bits_of_each_alone(threads):
-    members = 5
-    weights = tuple(torch.stack([w, -w, 2 * w, w + 1, 0.5 * w]) for w in WEIGHTS)
-    x = random(members, 40, 3, seed=4)
+    members = 16
+    weights = tuple(w + 0.1 * random(members, *w.shape, seed=4) for w in WEIGHTS)
+    x = random(members, 200, 3, seed=4)
     alone = build_engine(study, mode="on", batched=(False, True))
-    each = [alone(tuple(w[k] for w in weights), x[k]) for k in range(members)]
+    each = [leaves_of(alone(tuple(w[k] for w in weights), x[k])) for k in range(members)]
+    expected = [torch.stack(leaves) for leaves in zip(*each, strict=True)]
     together = build_engine(study, mode="on", batched=(False, True), mapped=True)
     for count, lying in itertools.product((1, 2), (x, x.movedim(1, -1).contiguous().movedim(-1, 1))):
         threads(count)
-        ours = leaves_of(together(weights, lying))
-        for place, mine in enumerate(ours):
-            assert torch.equal(mine, torch.stack([leaves_of(one)[place] for one in each]))
+        for _ in range(20):  # threads that wrote to the same memory would do so now and then
+            assert_same_bits(leaves_of(together(weights, lying)), expected)
     assert is_native(together)
     assert is_native(alone)
