@@ -35,7 +35,7 @@ WIDEST = 64
 """Elements per system up to which arrays are taken apart into lanes."""
 
 LARGEST = 2**15
-"""Elements of a factor of a matrix product that is read once per tile: beyond, a library that blocks for its cache wins."""
+"""Elements of a factor of a matrix product that is read once per tile: beyond, one that blocks for its cache wins."""
 
 LONGEST = 12_000
 """Nodes up to which a program is worth compiling."""
@@ -314,9 +314,9 @@ class _Reader:
         def one(ids: Tensor, like: Tensor) -> _Value:
             # The batch has two places here, and more, or one, in truth.
             places = [k for k, (n, m) in enumerate(zip(ids.shape, like.shape, strict=True)) if n != m]
-            if any(like.shape[k] != self.batch for k in places) or len(places) != (batched and ids.numel() > 0):
-                if not (batched and not ids.numel() and len(places) <= 1):
-                    raise UnsuitableError("elements of the batch are mixed")
+            plain = all(like.shape[k] == self.batch for k in places) and len(places) == (batched and ids.numel() > 0)
+            if not plain and not (batched and not ids.numel() and len(places) <= 1):
+                raise UnsuitableError("elements of the batch are mixed")
             return _Value(ids, places[0] if places else None, tuple(like.shape))
 
         if isinstance(moved, Tensor):
