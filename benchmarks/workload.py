@@ -54,7 +54,7 @@ def replay(
             progress, _, code = run_until_stop(iterate, progress, minibatches)
             if code != GOING:
                 raise RuntimeError("an iteration froze: the work is not what this benchmark means to time")
-            if room and not iterate.native:
+            if room and iterate.fallback:
                 iterate = build_iteration(learner, "failed", "minibatch", room, compile)
 
     return run

@@ -100,14 +100,15 @@ class Engine:
 
     Made by `build_engine`. It holds machine code, and is therefore the one kind of object here that changes by
     being called: ``reason`` says why it runs eagerly for some shapes ("" if for none), ``compile_seconds`` what
-    compiling has cost, ``native`` whether the latest shapes became one native function.
+    compiling has cost, ``fallback`` why the latest shapes are not one native
+    function ("" if they are).
     """
 
     def __init__(
         self, function: Callable[..., Any], mode: str, batched: Sequence[bool], label: str, mapped: bool = False
     ) -> None:
         self.reason = "compile is off" if mode == "off" else ""
-        self.compile_seconds, self.native = 0.0, False
+        self.compile_seconds, self.fallback = 0.0, "nothing is compiled yet"
         self._one, self._axis = function, int(mapped)
         self._function = vmap(function) if mapped else function
         self._mode, self._batched, self._label = mode, tuple(batched), label
@@ -175,7 +176,6 @@ class Engine:
                 reason = f"torch could not compile it: {' '.join(str(error).split())[:200]}"
         seconds = time.perf_counter() - began
         self.reason, self.compile_seconds = reason or self.reason, self.compile_seconds + seconds
-        self.native = isinstance(code, _Native)
         tell(Compilation(self._label, seconds, reason))
         if reason and self._mode == "on":
             raise ValueError(f'compile = "on": {reason}; use compile = "auto" or "off"')
@@ -198,7 +198,12 @@ class Engine:
             # On shapes alone: a large ensemble is traced as fast as a small one, and what is fused takes no memory.
             graph = _trace(flat, example)
             batched = self._batched_leaves(trees, 1)
-            if (native := _native(graph, example, batched)) is not None:
+            try:
+                native = _native(graph, example, batched)
+            except UnsuitableError as error:
+                self.fallback = str(error)
+            else:
+                self.fallback = ""
                 return _Native(native, of_result[0], bool(self._axis))
             if example[0].device.type == "cpu":
                 graph = _trace(graph, example, _CPU_FORMULAS)
@@ -248,14 +253,11 @@ _TANH_SERIES = (1.0, -1 / 3, 2 / 15, -17 / 315, 62 / 2835, -1382 / 155925, 21844
 _CPU_FORMULAS = {torch.ops.aten.tanh.default: _tanh}
 
 
-def _native(graph: fx.GraphModule, example: Sequence[Tensor], batched: Sequence[bool]) -> NativeCode | None:
-    """The whole graph as one native function of arguments with the batch in front; None where there is none."""
+def _native(graph: fx.GraphModule, example: Sequence[Tensor], batched: Sequence[bool]) -> NativeCode:
+    """The whole graph as one native function of arguments with the batch in front."""
     if example[0].device.type != "cpu" or not any(batched):
-        return None
-    try:
-        return load(build_program(graph, example, batched), example, batched)
-    except UnsuitableError:
-        return None
+        raise UnsuitableError("there is no batch on the CPU")
+    return load(build_program(graph, example, batched), example, batched)
 
 
 def _laid(leaf: Tensor, strides: tuple[int, ...], before: int = 0) -> Tensor:

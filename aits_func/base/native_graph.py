@@ -181,7 +181,7 @@ class _Reader:
             if value.axis is None and any(node.spread for node in owners):
                 raise UnsuitableError("a result of one system of a batch")
             if value.axis is not None:  # rows are read element by element
-                owners = [self.atom(a) for a in atoms]
+                owners = [self.spread(self.atom(a)) for a in atoms]
                 atoms = [node.serial for node in owners]
             if any(node.dtype != dtype for node in owners):
                 raise UnsuitableError(f"there is a result of {dtype}")
@@ -230,6 +230,8 @@ class _Reader:
         node = self._owners[number]
         if not node.whole:
             return node
+        if node.kind == "array" and node.op != "argument" and node.dtype == torch.int64:
+            raise UnsuitableError("there is an element of an array of whole numbers")
         kind = "lane" if node.spread else "number"
         return self.node("element", node, number - node.serial, kind=kind, dtype=node.dtype)
 
@@ -243,6 +245,10 @@ class _Reader:
         many = any(arg.whole for arg in args)
         kinds = ("row", "lane") if any(arg.spread for arg in args) else ("array", "number")
         return self.node(op, *args, kind=kinds[not many], dtype=dtype, size=size if many else 1)
+
+    def spread(self, node: Node) -> Node:
+        """A lane, or a number once for every system."""
+        return node if node.spread else self.node("spread", node, kind="lane", dtype=node.dtype)
 
     def convert(self, node: Node, dtype: torch.dtype) -> Node:
         """A node in another type."""
@@ -292,6 +298,8 @@ class _Reader:
     def _call(self, target: Any, args: Any, kwargs: Any, expected: Any, turned: bool) -> Any:
         if target is operator.getitem:
             return args[0][args[1]]
+        if isinstance(expected, Tensor) and expected.dtype not in (self.real, torch.bool, torch.int64):
+            raise UnsuitableError(f"there are values of {expected.dtype}")
         if target in _FILLED:  # one number, in the shape of another array
             known = _FILLED[target]
             node = self.constant(args[-1] if known is None else known, expected.dtype)
@@ -305,9 +313,9 @@ class _Reader:
         if target in _FOLDS:
             return self._fold(*_FOLDS[target], args, expected)
         if target in _POINTWISE:
-            if kwargs.get("alpha", 1) != 1:
+            if kwargs.get("alpha", 1) != 1 or (target in _FACTORED and args[2:] not in ((), (1,))):
                 raise UnsuitableError("there is an operation with a factor")
-            return self._pointwise(_POINTWISE[target], args, expected)
+            return self._pointwise(_POINTWISE[target], args[:2] if target in _FACTORED else args, expected)
         if target is _aten.bmm.default:
             return self.small_products(*args)
         if target is _aten.mm.default:
@@ -406,6 +414,8 @@ class _Reader:
         each = [self.atom(a) for a in flat.tolist()]
         kind = "row" if any(x.spread for x in each) else "array"
         dtype = each[0].dtype
+        if dtype != self.real:
+            raise UnsuitableError(f"there is an array of {dtype} that is put together")
         return self.node("assemble", *(self.convert(x, dtype) for x in each), kind=kind, dtype=dtype, size=len(each))
 
     def place(self, atoms: Tensor) -> tuple[Node, int, tuple[int, ...]] | None:
@@ -432,15 +442,15 @@ class _Reader:
         across = x.axis is not None and x.axis in over
         keeps = [place for place, k in enumerate(inner_axes) if k not in over]
         folds = [place for place, k in enumerate(inner_axes) if k in over]
+        if not x.atoms.numel():
+            raise UnsuitableError("there is a sum over nothing")
         atoms = x.atoms.permute((*keeps, *folds)).reshape(*(x.atoms.shape[k] for k in keeps), -1)
         make = _Maker(self, dtype, 1)
         columns = atoms.reshape(-1, atoms.shape[-1])
-        if not columns.numel():
-            raise UnsuitableError("there is a sum over nothing")
         nodes = self._fold_systems(op, columns, make) if not across else self._fold_batch(op, columns, make)
         count = columns.shape[1] * (self.batch if across else 1)
         if is_mean:
-            nodes = [make("div", node, count) for node in nodes]
+            nodes = [_Maker(self, dtype, node.size)("div", node, count) for node in nodes]
         shape = tuple(expected.shape)
         axis = None
         if x.axis is not None and not across:
@@ -456,8 +466,10 @@ class _Reader:
             if len(columns) > 1 or op != "add":
                 raise UnsuitableError("there is a fold of a part of a loop")
             node = self.loop(columns[0])
-            if not node.whole or node.dtype != self.real:
-                raise UnsuitableError("there is a sum of many equal elements, or of whole numbers, in a loop")
+            if not node.whole:
+                raise UnsuitableError("there is a sum of many equal elements")
+            if node.dtype != self.real:
+                raise UnsuitableError(f"there is a sum of many elements of {node.dtype}")
             kind = "lane" if node.spread else "number"
             return [make.convert(self.node("sum", node, kind=kind, dtype=node.dtype))]
         return [self._folded(op, [self.atom(a) for a in column], make) for column in columns.tolist()]
@@ -844,3 +856,5 @@ _POINTWISE: dict[Any, Callable[..., Node]] = {
         )
     },
 }
+
+_FACTORED = {_aten.add.Scalar, _aten.sub.Scalar, _aten.rsub.Scalar}  # the third argument multiplies the second

@@ -112,6 +112,7 @@ INLINE real absolute(real x) { return std::fabs(x); }
 INLINE int64_t absolute(int64_t x) { return x < 0 ? -x : x; }
 INLINE vm negated(vm x) { return ~x; }
 INLINE bool negated(bool x) { return !x; }
+INLINE int64_t negated(int64_t x) { return ~x; }
 INLINE vr real_of_mask(vm x) { return bits(x & bits(all(real(1)))); }
 INLINE real real_of_mask(bool x) { return x; }
 INLINE vm int_of_mask(vm x) { return -x; }
@@ -237,7 +238,17 @@ static __attribute__((noinline)) vr power(vr x, vr y) {
   return x;
 }
 INLINE real power(real x, real y) { return std::pow(x, y); }
-INLINE int64_t power(int64_t x, int64_t y) { return int64_t(std::pow(double(x), double(y))); }
+INLINE int64_t power(int64_t x, int64_t y) {
+  if (y < 0) return x == 1 ? 1 : (x == -1 ? (y % 2 ? -1 : 1) : 0);
+  uint64_t square = x, result = 1;  // what does not fit is cut off, as in torch
+  for (; y; y >>= 1, square *= square)
+    if (y & 1) result *= square;
+  return int64_t(result);
+}
+INLINE vm power(vm x, vm y) {
+  for (long i = 0; i < V; i++) x[i] = word(power(int64_t(x[i]), int64_t(y[i])));
+  return x;
+}
 
 // --- loops over rows and arrays --------------------------------------------------------------------------------------
 

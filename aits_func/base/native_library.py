@@ -213,7 +213,9 @@ def _compiled(text: str) -> Path:
             except (OSError, subprocess.TimeoutExpired) as error:
                 raise UnsuitableError(f"the C++ compiler did not run: {error}") from error
             if done.returncode:
-                raise UnsuitableError(f"the C++ compiler refused: {done.stderr[:200]}")
+                lines = done.stderr.splitlines() or [f"exit code {done.returncode}"]
+                first = next((line for line in lines if "error" in line), lines[0])
+                raise UnsuitableError(f"the C++ compiler refused: {first.removeprefix(str(source))}")
             made.replace(library)  # at once, for whoever else compiles the same
     return library
 
@@ -230,8 +232,8 @@ def _machine(compiler: str) -> tuple[str, ...]:
 
 def _cache() -> Path:
     """The folder of what is compiled; nobody else can write there."""
-    folder = Path(os.environ.get("AITS_FUNC_CACHE_DIR") or Path.home() / ".cache" / "aits_func")
     try:
+        folder = Path(os.environ.get("AITS_FUNC_CACHE_DIR") or Path.home() / ".cache" / "aits_func")
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         if os.name == "posix" and (folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o022):
             raise UnsuitableError(f"others can write to the cache of machine code, {folder}")

@@ -26,6 +26,7 @@ _GATHERING = ("permuted", "panel", "assemble")  # of arrays, one call each
 _SUMS = ("fold", "sum_batch", "outer")  # over the batch
 
 _FORMULAS = {
+    "spread": "{}",
     "add": "{} + {}",
     "sub": "{} - {}",
     "mul": "{} * {}",
@@ -90,7 +91,7 @@ def write_source(program: Program) -> Source:
     Raises:
         UnsuitableError: if the program cannot be written down.
     """
-    if program.real != torch.float64 and any(n.spread and n.dtype == torch.int64 for n in program.nodes):
+    if program.real != torch.float64 and any((n.spread or n.whole) and n.dtype == torch.int64 for n in program.nodes):
         raise UnsuitableError("there are whole numbers of 64 bits beside floating-point ones of 32")
     return _Writer(program).write()
 
@@ -151,6 +152,7 @@ class _Writer:
                     self.direct.setdefault(node.serial, k)
         self.shared, self.kept, self.local = _Memory(), _Memory(), _Memory()
         self.place: dict[int, str] = {}
+        self.moved: dict[int, str] = {}  # lanes and rows that the pass under way finds elsewhere
         self.gathered: dict[int, dict[Node, int]] = {}  # by level: what a pass may look for in memory of its own
         self.lines: list[str] = []
         self._place_all()
@@ -441,9 +443,10 @@ class _Writer:
         self.say("}")
         self.say("if (n == 0) continue;")
         places = {node.serial: self.place[node.serial] for node in found}
-        self.place |= {node.serial: f"p{self.number[node.serial]}" for node in found}
+        self.moved = {node.serial: f"p{self.number[node.serial]}" for node in found}
+        self.place |= self.moved
         self._tile(segments)
-        self.place |= places
+        self.place, self.moved = self.place | places, {}
         self.say("first = false;")
         self.say("}")
         for node in sums:
@@ -510,7 +513,7 @@ class _Writer:
 
     def _read(self, node: Node) -> str:
         """A lane that another loop has left in memory, or an argument."""
-        if node.op == "load":
+        if node.op == "load" and node.serial not in self.moved:
             number, k = node.args
             return f"load((const {_name(node.dtype)} *)in[{number}] + {k} * B + s + v, m)"
         return f"{_fetch(node)}({self.place[node.serial]} + v)"
