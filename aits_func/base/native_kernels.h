@@ -168,10 +168,12 @@ INLINE Reduced reduced(vr x) {
   return {rest, bits(shifted) - bits(all(SHIFT))};
 }
 INLINE vr power_of_two(vm n) { return bits((n + BIAS) << MANTISSA); }
-INLINE vr series(vr r, int last) {  // Σ rᵏ⁻ˡᵃˢᵗ / k! from k = last on
-  vr sum = all(real(INVERSE_FACTORIAL[TERMS]));
-  for (int k = TERMS - 1; k >= last; k--) sum = fma(sum, r, real(INVERSE_FACTORIAL[k]));
-  return sum;
+// Σ rᵏ⁻ˡᵃˢᵗ / k! from k = last on; even and odd powers apart, so that neither sum waits for the other.
+INLINE vr series(vr r, int last) {
+  vr square = r * r, one = all(real(INVERSE_FACTORIAL[TERMS])), other = all(real(INVERSE_FACTORIAL[TERMS - 1]));
+  for (int k = TERMS - 2; k >= last; k -= 2) one = fma(one, square, real(INVERSE_FACTORIAL[k]));
+  for (int k = TERMS - 3; k >= last; k -= 2) other = fma(other, square, real(INVERSE_FACTORIAL[k]));
+  return (TERMS - last) % 2 ? fma(one, r, other) : fma(other, r, one);
 }
 static __attribute__((noinline)) vr exponential(vr x) {
   x = x > EXP_MOST ? all(EXP_MOST) : x;
@@ -182,14 +184,15 @@ static __attribute__((noinline)) vr exponential(vr x) {
 }
 INLINE real exponential(real x) { return std::exp(x); }
 
-// tanh |x| = e/(e + 2), e = exp(2|x|) − 1 = 2ⁿ(exp(r) − 1) + (2ⁿ − 1): no digit is lost near 0, where n = 0.
+// tanh x = e/(e + 2), e = exp(2x) − 1 = 2ⁿ(exp(r) − 1) + (2ⁿ − 1): no digit is lost near 0, where n = 0.
 INLINE vr hyperbolic_tangent(vr x) {
-  vr y = 2 * absolute(x);
+  vr y = 2 * x;
   y = y > 40 ? all(real(40)) : y;  // 1 to the last digit beyond 20
+  y = y < -40 ? all(real(-40)) : y;
   Reduced z = reduced(y);
   vr power = power_of_two(z.whole);
   vr e = fma(power, z.rest * series(z.rest, 1), power - 1);
-  return bits(bits(e / (e + 2)) | (bits(x) & bits(all(real(-0.0)))));
+  return e / (e + 2);
 }
 INLINE real hyperbolic_tangent(real x) { return std::tanh(x); }
 

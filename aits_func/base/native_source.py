@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 import torch
 
+from .native_delay import delay
 from .native_graph import Node, Program, UnsuitableError, padded
 from .native_idle import find_idle
 
@@ -93,7 +94,7 @@ def write_source(program: Program) -> Source:
     """
     if program.real != torch.float64 and any((n.spread or n.whole) and n.dtype == torch.int64 for n in program.nodes):
         raise UnsuitableError("there are whole numbers of 64 bits beside floating-point ones of 32")
-    return _Writer(program).write()
+    return _Writer(delay(program)).write()
 
 
 def cut(batch: int) -> _Cut:
@@ -191,7 +192,7 @@ class _Writer:
                     self.place[node.serial] = f"(const {_name(node.dtype)} *)in[{node.args[0]}]"
                 elif node.serial in self.direct:
                     self.place[node.serial] = f"(real *)out[{self.direct[node.serial]}]"
-                else:
+                elif node.op in _SUMS:
                     self.place[node.serial] = f"shared + {self.shared.take(node.size)}"
                 if node.op in _SUMS:
                     rows = node.size if node.op == "sum_batch" else node.args[1].size
@@ -319,17 +320,20 @@ class _Writer:
 
     def _arrays(self, nodes: Sequence[Node]) -> None:
         """Arrays of one size in one loop, or one that is gathered."""
+        inside = {n.serial for n in nodes}
         for node in nodes:
-            const = "const " if node.op == "argument" else ""
-            kind = _name(node.dtype) if node.op == "argument" else "real"
-            self.say(f"{const}{kind} *const a{self.number[node.serial]} = {self.place[node.serial]};")
+            outlives = node.op in _GATHERING or any(user.serial not in inside for user in self.users[node.serial])
+            if node.serial not in self.place and (outlives or self._is_copied(node)):
+                self.place[node.serial] = f"shared + {self.shared.take(node.size)}"
+            if node.serial in self.place:
+                kind = f"const {_name(node.dtype)}" if node.op == "argument" else "real"
+                self.say(f"{kind} *const a{self.number[node.serial]} = {self.place[node.serial]};")
         node = nodes[0]
         if node.op == "argument":
             return
         if node.op in _GATHERING:
             self._gather(node)
             return
-        inside = {n.serial for n in nodes}
 
         def operand(arg: Node) -> str:
             if arg.kind == "number":
@@ -347,7 +351,7 @@ class _Writer:
             self.say(f"const {_vector(node)} {name} = {self.formula(node, operand)};")
             if node.serial in self.direct:
                 self.say(f"store({self.array(node)} + i, {name}, m);")
-            elif any(user.serial not in inside for user in self.users[node.serial]) or self._is_copied(node):
+            elif node.serial in self.place:
                 self.say(f"keep({self.array(node)} + i, {name});")
         self.say("}")
 

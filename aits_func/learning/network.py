@@ -28,7 +28,7 @@ class Network(NamedTuple):
 ACTIVATIONS: dict[str, Callable[[Tensor], Tensor]] = {
     "tanh": torch.tanh,
     "relu": torch.relu,
-    "silu": torch.nn.functional.silu,
+    "silu": lambda x: x * x.sigmoid(),  # the derivative of torch's own writes in place, which no transform may see
     "gelu": torch.nn.functional.gelu,
 }
 
