@@ -121,7 +121,7 @@ def _build(
     if compile == "off" or len(scheme.stages) * block == 1:
         return Batch(begin, whole, land, turn, _SHRINK if compile == "off" else _SHRINK_COMPILED, block)
     # Seventeen stages in one graph would be compiled for minutes.
-    together = min(block, _TOGETHER)
+    together = next(count for count in range(_TOGETHER, 0, -1) if block % count == 0)
 
     def several(out: SchemeStep, params: Params, size: Tensor, run: Run) -> tuple[SchemeStep, tuple[()]]:
         for _ in range(together):
@@ -141,7 +141,7 @@ def _build(
     def advance(params: Params, h: Tensor, start: Start, runs: Run, target: Tensor) -> Run:
         sizes = torch.stack([coefficient * h for coefficient in scheme.stages]).repeat(block // together)
         told = map_leaves(lambda leaf: leaf.expand(len(sizes), *leaf.shape), (params, runs))
-        out, _ = stage.scan(vmap(no_step)(runs), told[0], sizes, told[1])
+        out, _ = stage.scan(no_step(runs), told[0], sizes, told[1])
         return conclude(start, runs, out, target)
 
     return Batch(begin, advance, land, turn, _SHRINK_COMPILED, block)
