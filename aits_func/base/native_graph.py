@@ -239,7 +239,7 @@ class _Reader:
         """An operation on values that stand side by side; done here if all of them are known."""
         known = [self._constants.get(arg.serial) for arg in args]
         if op in _FOLDED and dtype == self.real and None not in known:
-            return self.constant(_FOLDED[op](*known), dtype)
+            return self.constant(float(_FOLDED[op](*known)), dtype)
         if op == "mul" and 1.0 in known and dtype == self.real:
             return args[known.index(None)]
         many = any(arg.whole for arg in args)

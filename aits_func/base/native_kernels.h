@@ -192,7 +192,7 @@ INLINE vr hyperbolic_tangent(vr x) {
   Reduced z = reduced(y);
   vr power = power_of_two(z.whole);
   vr e = fma(power, z.rest * series(z.rest, 1), power - 1);
-  return e / (e + 2);
+  return bits(bits(e / (e + 2)) | (bits(x) & bits(all(real(-0.0)))));  // that of -0 is -0
 }
 INLINE real hyperbolic_tangent(real x) { return std::tanh(x); }
 

@@ -17,14 +17,9 @@ import torch
 
 from .native_delay import delay
 from .native_graph import Node, Program, UnsuitableError, padded
-from .native_idle import find_idle
+from .native_layout import ALIGNED, SUMS, Layout, Segment, kind_of, name_of
 
-SYSTEMS_OF_A_CHUNK, MOST_CHUNKS = 256, 64
-_TILES = (48, 32)  # systems: many times the six rows that a product works on, and whole vectors
-_ALIGNED = 16  # words
-_LOOPS = ("layer", "outer", "dot", "sum", "sum_batch")  # over the rows of a tile, one call each
 _GATHERING = ("permuted", "panel", "assemble")  # of arrays, one call each
-_SUMS = ("fold", "sum_batch", "outer")  # over the batch
 
 _FORMULAS = {
     "spread": "{}",
@@ -65,21 +60,6 @@ class Source(NamedTuple):
     independent: bool  # whether its chunks may be computed one by one
 
 
-class _Cut(NamedTuple):
-    """How a batch is cut: systems of a chunk, chunks, and systems of a tile."""
-
-    chunk: int
-    chunks: int
-    tile: int
-
-
-class _Segment(NamedTuple):
-    """Nodes of one pass over the tiles that stand in one loop, or a single call."""
-
-    kind: str  # "lanes", "rows" or "call"
-    nodes: list[Node]
-
-
 def write_source(program: Program) -> Source:
     """The source of ``run(in, out, memory, threads, from, to)``, which computes these chunks; see ``native_calls.h``.
 
@@ -97,178 +77,43 @@ def write_source(program: Program) -> Source:
     return _Writer(delay(program)).write()
 
 
-def cut(batch: int) -> _Cut:
-    """How a batch of so many systems is cut."""
-    chunks = max(1, min(MOST_CHUNKS, batch // SYSTEMS_OF_A_CHUNK))
-    share = -(-batch // chunks)
-    tile = min(_TILES, key=lambda size: -(-share // size) * size)
-    chunk = -(-share // tile) * tile
-    return _Cut(chunk, -(-batch // chunk), tile)
-
-
-class _Memory:
-    """Words given out one behind the other, whole cache lines each; those given back are given out again."""
-
-    def __init__(self) -> None:
-        self.words = 0
-        self._free: dict[int, list[int]] = {}
-
-    def take(self, words: int) -> int:
-        words = -(-words // _ALIGNED) * _ALIGNED
-        if self._free.get(words):
-            return self._free[words].pop()
-        self.words += words
-        return self.words - words
-
-    def give_back(self, place: int, words: int) -> None:
-        self._free.setdefault(-(-words // _ALIGNED) * _ALIGNED, []).append(place)
-
-
 class _Writer:
-    """Writes one program. What lies where is decided first, then it is written down line by line."""
+    """Writes one program down, line by line."""
 
     def __init__(self, program: Program) -> None:
-        self.program, self.cut = program, cut(program.batch)
-        self.number = {node.serial: k for k, node in enumerate(program.nodes)}
-        self.passes = 1 + max((node.level for node in program.nodes if node.spread), default=-1)
-        self.segments = [self._segments(level) for level in range(self.passes)]
-        self.idle = [find_idle(program, level) if level else [] for level in range(self.passes)]
-        self.home = {
-            node.serial: (level, place)
-            for level, segments in enumerate(self.segments)
-            for place, segment in enumerate(segments)
-            for node in segment.nodes
-        }
-        self.users: dict[int, list[Node]] = {node.serial: [] for node in program.nodes}
-        for node in program.nodes:
-            for arg in node.nodes:
-                self.users[arg.serial].append(node)
-        self.results: dict[int, list[tuple[int, int]]] = {node.serial: [] for node in program.nodes}
-        self.direct: dict[int, int] = {}  # arrays that are computed where a result is to lie
-        for k, result in enumerate(program.results):
-            for place, (node, at) in enumerate(result.elements):
-                if node.kind != "array":
-                    self.results[node.serial].append((k, place))
-                elif not at and node.op != "argument" and node.dtype == program.real:
-                    self.direct.setdefault(node.serial, k)
-        self.shared, self.kept, self.local = _Memory(), _Memory(), _Memory()
-        self.place: dict[int, str] = {}
+        layout = Layout(program)
+        self.program, self.layout, self.cut = program, layout, layout.cut
+        self.number, self.users, self.results = layout.number, layout.users, layout.results
+        self.place, self.partial, self.shared = layout.place, layout.partial, layout.shared
         self.moved: dict[int, str] = {}  # lanes and rows that the pass under way finds elsewhere
-        self.gathered: dict[int, dict[Node, int]] = {}  # by level: what a pass may look for in memory of its own
         self.lines: list[str] = []
-        self._place_all()
-
-    # --- what stands in which loop -----------------------------------------------------------------------------------
-
-    def _segments(self, level: int) -> list[_Segment]:
-        """The nodes of one pass, as few loops as a greedy choice makes."""
-        mine = [n for n in self.program.nodes if (n.spread or n.op in _SUMS) and n.level == level]
-        left, done, segments = mine, {n.serial for n in self.program.nodes} - {n.serial for n in mine}, []
-        while left:
-            chosen: list[Node] = []
-            kind = "lanes"
-
-            def ready(node: Node) -> bool:
-                return all(arg.serial in done for arg in node.nodes)
-
-            first = next((n for n in left if ready(n) and _kind(n) == "lanes"), None) or next(filter(ready, left))
-            kind = _kind(first)
-            for node in left:
-                alike = _kind(node) == kind and (kind == "lanes" or node.size == first.size)
-                if alike and ready(node) and (kind != "call" or node is first):
-                    chosen.append(node)
-                    done.add(node.serial)
-            left = [node for node in left if node.serial not in done]
-            segments.append(_Segment(kind, chosen))
-        return segments
-
-    # --- what lies where ---------------------------------------------------------------------------------------------
-
-    def _place_all(self) -> None:
-        real = self.program.real
-        for node in self.program.nodes:
-            if node.kind == "array":
-                if node.op == "argument":
-                    self.place[node.serial] = f"(const {_name(node.dtype)} *)in[{node.args[0]}]"
-                elif node.serial in self.direct:
-                    self.place[node.serial] = f"(real *)out[{self.direct[node.serial]}]"
-                elif node.op in _SUMS:
-                    self.place[node.serial] = f"shared + {self.shared.take(node.size)}"
-                if node.op in _SUMS:
-                    rows = node.size if node.op == "sum_batch" else node.args[1].size
-                    count = 1 if node.op == "sum_batch" else node.args[0].size
-                    self.place[-1 - node.serial] = f"{self.local.take(count * padded(rows, real))}"
-            elif node.op == "fold":
-                self.place[-1 - node.serial] = f"{self.local.take(_ALIGNED)}"
-        for level, segments in enumerate(self.segments):
-            ends: dict[int, list[tuple[int, int]]] = {}
-            if self.idle[level]:
-                self.gathered[level] = {node: self.local.take(self._words(node)) for node in self._found(level)}
-            for index, segment in enumerate(segments):
-                for node in segment.nodes:
-                    last = self._last_use(node, level, index)
-                    if last is None:
-                        continue
-                    words = self._words(node)
-                    if last[0] > level:
-                        self.place[node.serial] = f"kept + {self.kept.take(words)}"
-                    else:
-                        place = self.local.take(words)
-                        self.place[node.serial] = f"local + {place}"
-                        ends.setdefault(last[1], []).append((place, words))
-                for place, words in ends.pop(index, []):
-                    self.local.give_back(place, words)
-
-    def _words(self, node: Node) -> int:
-        """Memory of a lane or a row for one tile."""
-        return self.cut.tile * (padded(node.size, self.program.real) if node.kind == "row" else 1)
-
-    def _found(self, level: int) -> list[Node]:
-        """What a pass finds of those before it."""
-        args = {arg.serial: arg for segment in self.segments[level] for n in segment.nodes for arg in n.nodes}
-        return [arg for arg in args.values() if arg.spread and self.home[arg.serial][0] < level]
-
-    def _last_use(self, node: Node, level: int, index: int) -> tuple[int, int] | None:
-        """The last segment that looks for a node of a tile in memory, if there is one."""
-        if not node.spread:
-            return None
-        uses = [self.home[user.serial] for user in self.users[node.serial]]
-        if node.op == "load":  # read again where it is wanted one by one
-            uses = [use for use in uses if self.idle[use[0]] or self.segments[use[0]][use[1]].kind != "lanes"]
-        uses = [use for use in uses if use != (level, index)]
-        uses += [(later, 0) for later, cases in enumerate(self.idle) if any(case.mask is node for case in cases)]
-        if node.op == "assemble" or _kind(node) == "call":
-            uses = [*uses, (level, index)]
-        return max(uses) if uses else None
-
-    # --- the text ----------------------------------------------------------------------------------------------------
 
     def write(self) -> Source:
         """The translation unit."""
         self._uniform(-1)
-        for level in range(self.passes):
+        for level in range(self.layout.passes):
             self._pass(level)
             self._uniform(level)
         self._copies()
         chunk, chunks, tile = self.cut
         tiles = chunks * (chunk // tile)
-        own = self.local.words + _ALIGNED * 8  # chunks of different threads do not share a cache line
-        words = self.shared.words + tiles * self.kept.words + chunks * own + _ALIGNED
+        own = self.layout.local.words + ALIGNED * 8  # chunks of different threads do not share a cache line
+        words = self.shared.words + tiles * self.layout.kept.words + chunks * own + ALIGNED
         head = [
             f"constexpr long B = {self.program.batch}, CHUNK = {chunk}, CHUNKS = {chunks}, TILE = {tile};",
-            f"constexpr long KEPT = {self.kept.words}, LOCAL = {own}, WORDS = {words};",
+            f"constexpr long KEPT = {self.layout.kept.words}, LOCAL = {own}, WORDS = {words};",
             f"constexpr long INS = {self.program.arguments}, OUTS = {len(self.program.results)};",
             f"constexpr bool INDEPENDENT = {str(self._is_independent()).lower()};",
             "static void run(const void *const *in, void *const *out, real *memory, int threads, long from, long to) {",
             "real *const shared = memory;",
             f"real *const keeping = memory + {self.shared.words};",
-            f"real *const locals = keeping + {tiles * self.kept.words};",
+            f"real *const locals = keeping + {tiles * self.layout.kept.words};",
         ]
         return Source("\n".join([*head, *self.lines, "}", ""]), words, self._is_independent())
 
     def _is_independent(self) -> bool:
         """Whether no system has to do with another, so that chunks need not wait for each other between two calls."""
-        sums = any(node.op in _SUMS for node in self.program.nodes)
+        sums = any(node.op in SUMS for node in self.program.nodes)
         return not sums and all(result.axis is not None for result in self.program.results)
 
     def say(self, line: str) -> None:
@@ -277,7 +122,7 @@ class _Writer:
 
     def _uniform(self, level: int) -> None:
         """Numbers and arrays, after the pass that they depend on."""
-        left = [n for n in self.program.nodes if not n.spread and n.level == level and n.op not in _SUMS]
+        left = [n for n in self.program.nodes if not n.spread and n.level == level and n.op not in SUMS]
         missing = {n.serial for n in left}
 
         def ready(node: Node) -> bool:
@@ -302,9 +147,9 @@ class _Writer:
                 self._arrays(chosen)
 
     def _number(self, node: Node) -> None:
-        name = f"const {_name(node.dtype)} n{self.number[node.serial]}"
+        name = f"const {name_of(node.dtype)} n{self.number[node.serial]}"
         if node.op == "item":
-            self.say(f"{name} = ((const {_name(node.dtype)} *)in[{node.args[0]}])[{node.args[1]}];")
+            self.say(f"{name} = ((const {name_of(node.dtype)} *)in[{node.args[0]}])[{node.args[1]}];")
         elif node.op == "element":
             self.say(f"{name} = {self.array(node.args[0])}[{node.args[1]}];")
         elif node.op == "sum":
@@ -315,7 +160,7 @@ class _Writer:
 
     def _store_number(self, node: Node) -> None:
         for result, place in self.results[node.serial]:
-            kind = _name(self.program.results[result].dtype)
+            kind = name_of(self.program.results[result].dtype)
             self.say(f"(({kind} *)out[{result}])[{place}] = {self.scalar(node)};")
 
     def _arrays(self, nodes: Sequence[Node]) -> None:
@@ -326,7 +171,7 @@ class _Writer:
             if node.serial not in self.place and (outlives or self._is_copied(node)):
                 self.place[node.serial] = f"shared + {self.shared.take(node.size)}"
             if node.serial in self.place:
-                kind = f"const {_name(node.dtype)}" if node.op == "argument" else "real"
+                kind = f"const {name_of(node.dtype)}" if node.op == "argument" else "real"
                 self.say(f"{kind} *const a{self.number[node.serial]} = {self.place[node.serial]};")
         node = nodes[0]
         if node.op == "argument":
@@ -340,7 +185,7 @@ class _Writer:
                 return f"all({self.scalar(arg)})"
             if arg.serial in inside:
                 return f"x{self.number[arg.serial]}"
-            if arg.op == "argument" or arg.serial in self.direct:
+            if arg.op == "argument" or arg.serial in self.layout.direct:
                 return f"load({self.array(arg)} + i, m)"
             return f"{_fetch(arg)}({self.array(arg)} + i)"
 
@@ -349,7 +194,7 @@ class _Writer:
         for node in nodes:
             name = f"x{self.number[node.serial]}"
             self.say(f"const {_vector(node)} {name} = {self.formula(node, operand)};")
-            if node.serial in self.direct:
+            if node.serial in self.layout.direct:
                 self.say(f"store({self.array(node)} + i, {name}, m);")
             elif node.serial in self.place:
                 self.say(f"keep({self.array(node)} + i, {name});")
@@ -379,8 +224,8 @@ class _Writer:
     # a pass over all tiles
 
     def _pass(self, level: int) -> None:
-        segments = self.segments[level]
-        sums = [n for segment in segments for n in segment.nodes if n.op in _SUMS]
+        segments = self.layout.segments[level]
+        sums = [n for segment in segments for n in segment.nodes if n.op in SUMS]
         for node in sums:
             if node.kind == "array":
                 self.say(f"real *const a{self.number[node.serial]} = {self.place[node.serial]};")
@@ -391,9 +236,9 @@ class _Writer:
         for node in sums:
             if node.op == "fold":
                 neutral = f"all({self.neutral(node)})"
-                self.say(f"keep(local + {self.place[-1 - node.serial]}, {neutral});")
+                self.say(f"keep(local + {self.partial[node.serial]}, {neutral});")
         self.say("const long last = (c + 1) * CHUNK < B ? (c + 1) * CHUNK : B;")
-        if self.idle[level]:
+        if self.layout.idle[level]:
             self._busy_tiles(level, segments)
         else:
             self.say("for (long s = c * CHUNK; s < last; s += TILE) {")
@@ -406,7 +251,7 @@ class _Writer:
         for node in sums:
             self._put_together(node)
 
-    def _tile(self, segments: Sequence[_Segment]) -> None:
+    def _tile(self, segments: Sequence[Segment]) -> None:
         for segment in segments:
             if segment.kind == "lanes":
                 self._lanes(segment.nodes)
@@ -415,9 +260,9 @@ class _Writer:
             else:
                 self._call(segment.nodes[0])
 
-    def _busy_tiles(self, level: int, segments: Sequence[_Segment]) -> None:
+    def _busy_tiles(self, level: int, segments: Sequence[Segment]) -> None:
         """Tiles of those systems alone that add something; a tile in which all of them do is taken as it lies."""
-        real, found = self.program.real, self.gathered[level]
+        real, found = self.program.real, self.layout.gathered[level]
         sums = [n for segment in segments for n in segment.nodes if n.op in ("outer", "sum_batch")]
         self.say("bool first = true;")
         self.say("for (long next = c * CHUNK; next < last;) {")
@@ -429,7 +274,7 @@ class _Writer:
         self.say("real *const kept = keeping + next / TILE * KEPT;")
         self.say("long count = 0;")
         condition = " && ".join(
-            f"{'!' if case.value else ''}is_set({self.place[case.mask.serial]} + i)" for case in self.idle[level]
+            f"{'!' if case.value else ''}is_set({self.place[case.mask.serial]} + i)" for case in self.layout.idle[level]
         )
         self.say(f"for (long i = 0; i < there; i++) if ({condition}) busy[count++] = i;")
         self.say("if (n + count > TILE) break;")
@@ -456,7 +301,7 @@ class _Writer:
         for node in sums:
             rows = node.size if node.op == "sum_batch" else node.args[1].size
             count = (1 if node.op == "sum_batch" else node.args[0].size) * padded(rows, real)
-            self.say(f"if (first) memset(local + {self.place[-1 - node.serial]}, 0, {count} * sizeof(real));")
+            self.say(f"if (first) memset(local + {self.partial[node.serial]}, 0, {count} * sizeof(real));")
 
     def _lanes(self, nodes: Sequence[Node]) -> None:
         """Values of every system, written out one by one on vectors of systems."""
@@ -466,7 +311,7 @@ class _Writer:
         for node in folds:
             arg = node.nodes[0]
             self.say(
-                f"{_vector(arg)} s{self.number[node.serial]} = {_fetch(arg)}(local + {self.place[-1 - node.serial]});"
+                f"{_vector(arg)} s{self.number[node.serial]} = {_fetch(arg)}(local + {self.partial[node.serial]});"
             )
         self.say("for (long v = 0; v < n; v += V) {")
         self.say("const long m = n - v < V ? n - v : V; (void)m;")
@@ -512,19 +357,19 @@ class _Writer:
             self._store_lane(node)
         self.say("}")
         for node in folds:
-            self.say(f"keep(local + {self.place[-1 - node.serial]}, s{self.number[node.serial]});")
+            self.say(f"keep(local + {self.partial[node.serial]}, s{self.number[node.serial]});")
         self.say("}")
 
     def _read(self, node: Node) -> str:
         """A lane that another loop has left in memory, or an argument."""
         if node.op == "load" and node.serial not in self.moved:
             number, k = node.args
-            return f"load((const {_name(node.dtype)} *)in[{number}] + {k} * B + s + v, m)"
+            return f"load((const {name_of(node.dtype)} *)in[{number}] + {k} * B + s + v, m)"
         return f"{_fetch(node)}({self.place[node.serial]} + v)"
 
     def _store_lane(self, node: Node) -> None:
         for result, place in self.results[node.serial]:
-            kind = _name(self.program.results[result].dtype)
+            kind = name_of(self.program.results[result].dtype)
             self.say(f"store(({kind} *)out[{result}] + {place} * B + s + v, x{self.number[node.serial]}, m);")
 
     def _rows(self, nodes: Sequence[Node]) -> None:
@@ -570,7 +415,7 @@ class _Writer:
         elif node.op == "outer":
             right = node.args[1]
             columns = padded(right.size, real)
-            sum_, factor = f"local + {self.place[-1 - node.serial]}", self.place[right.serial]
+            sum_, factor = f"local + {self.partial[node.serial]}", self.place[right.serial]
             self.say(
                 f"(first ? product<false, false> : product<true, false>)({source}, 1, {step}, {factor}, {columns}, "
                 f"{sum_}, {columns}, {rows.size}, n, {columns});"
@@ -583,7 +428,7 @@ class _Writer:
             self.say(f"sum_rows({self.place[node.serial]}, {source}, {step}, n, {rows.size});")
             self._store_called(node)
         else:
-            self.say(f"sum_batch(local + {self.place[-1 - node.serial]}, {source}, {step}, n, first);")
+            self.say(f"sum_batch(local + {self.partial[node.serial]}, {source}, {step}, n, first);")
 
     def _store_called(self, node: Node) -> None:
         for result, place in self.results[node.serial]:
@@ -592,17 +437,17 @@ class _Writer:
     def _put_together(self, node: Node) -> None:
         """A sum over the batch, from what the chunks have."""
         name = self.number[node.serial]
-        chunks = f"locals + {self.place[-1 - node.serial]}, LOCAL, CHUNKS"
+        chunks = f"locals + {self.partial[node.serial]}, LOCAL, CHUNKS"
         if node.op == "fold":
             op = _of_masks(node.args[0], node.dtype)
             combine = _FORMULAS[op].format("x", "y")
             kind, fetch = _vector(node), _fetch(node)
-            self.say(f"{kind} s{name} = {fetch}(locals + {self.place[-1 - node.serial]});")
+            self.say(f"{kind} s{name} = {fetch}(locals + {self.partial[node.serial]});")
             self.say(
                 f"for (long c = 1; c < CHUNKS; c++) {{ const {kind} x = s{name}, "
-                f"y = {fetch}(locals + c * LOCAL + {self.place[-1 - node.serial]}); s{name} = {combine}; }}"
+                f"y = {fetch}(locals + c * LOCAL + {self.partial[node.serial]}); s{name} = {combine}; }}"
             )
-            scalar = _name(node.dtype)
+            scalar = name_of(node.dtype)
             self.say(f"{scalar} n{name} = s{name}[0];")
             self.say(
                 f"for (long i = 1; i < V; i++) {{ const {scalar} x = n{name}, y = s{name}[i]; n{name} = {combine}; }}"
@@ -624,11 +469,11 @@ class _Writer:
             if not result.elements or result.elements[0][0].kind != "array":
                 continue
             node = result.elements[0][0]
-            if self.direct.get(node.serial) == k:
+            if self.layout.direct.get(node.serial) == k:
                 continue
             if node.dtype != self.program.real and node.op != "argument":
                 raise UnsuitableError("there is an array of masks among the results")
-            kind = _name(result.dtype)
+            kind = name_of(result.dtype)
             self.say(f"memcpy(out[{k}], {self.array(node)}, {node.size} * sizeof({kind}));")
 
     # --- words -------------------------------------------------------------------------------------------------------
@@ -637,7 +482,7 @@ class _Writer:
         """The expression of a pointwise operation."""
         operands = [operand(arg) for arg in node.nodes]
         if node.op == "convert":
-            return f"{_kind_of(node.dtype)}_of_{_kind_of(node.nodes[0].dtype)}({operands[0]})"
+            return f"{kind_of(node.dtype)}_of_{kind_of(node.nodes[0].dtype)}({operands[0]})"
         if node.op not in _FORMULAS:
             raise UnsuitableError(f"nobody has written down {node.op}")
         return _FORMULAS[_of_masks(node.op, node.dtype)].format(*operands)
@@ -661,23 +506,9 @@ class _Writer:
         return f"real({_NEUTRAL[node.args[0]]})"
 
 
-def _kind(node: Node) -> str:
-    if node.op in _LOOPS:
-        return "call"
-    return "lanes" if node.kind == "lane" or node.op in ("fold", "assemble") else "rows"
-
-
 def _of_masks(op: str, dtype: torch.dtype) -> str:
     """What arithmetic on truth values means."""
     return {"mul": "and", "add": "or", "max": "or", "min": "and"}.get(op, op) if dtype == torch.bool else op
-
-
-def _kind_of(dtype: torch.dtype) -> str:
-    return "mask" if dtype == torch.bool else ("real" if dtype.is_floating_point else "int")
-
-
-def _name(dtype: torch.dtype) -> str:
-    return {"mask": "bool", "real": "real", "int": "int64_t"}[_kind_of(dtype)]
 
 
 def _vector(node: Node) -> str:
