@@ -1,12 +1,16 @@
 """Compile or run eagerly: a pure function of trees of tensors as machine code, with the reason where it is not.
 
-A function is traced once for every set of shapes, dtypes and devices that it is called with, and the graph
-handed to TorchInductor. There is no tracing of Python in between, and so no guard to check at every call: on small
-systems those cost as much as the arithmetic. In exchange machine code knows no autograd; take gradients inside the
-function. TorchInductor keeps what it has compiled on disk, so that the next process only has to trace.
+A function is traced once for every set of shapes, dtypes and devices that it is called with. There is no tracing of
+Python in between, and so no guard to check at every call: on small systems those cost as much as the arithmetic. In
+exchange machine code knows no autograd; take gradients inside the function.
 
-Where it is said which arguments are batches, the graph is rewritten for one system per vector lane (see `lanes`). The
-arrays of such arguments and results then lie batch-last in memory, behind the same shape: one that comes from an
+On the CPU, where it is said which arguments are batches, the whole graph becomes one native function (`native_graph`):
+every few systems go through all of it while they are in the cache, networks and the gradient included. It can be called
+many times in turn without coming back (`Engine.scan`). What it does not know, and whatever runs on a GPU, is handed to
+TorchInductor, rewritten for one system per vector lane (`lanes`). Both keep what they have compiled on disk, so that
+the next process only has to trace.
+
+The arrays of batched arguments and results lie batch-last in memory, behind the same shape: one that comes from an
 engine goes into the next without being moved.
 """
 
@@ -30,7 +34,7 @@ from torch.autograd import forward_ad
 from torch.func import vmap
 from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
 
-from .check import require_choice
+from .check import require, require_choice
 from .cuda_graphs import capture
 from .lanes import spread
 from .native_graph import UnsuitableError, build_program
@@ -83,10 +87,11 @@ class _Native:
             results = self._code.side_by_side(laid) if self._mapped else self._code(laid)
         return optree.tree_unflatten(self._structure, results)
 
-    def scan(self, carry: Sequence[Tensor], rest: Sequence[Tensor]) -> Any:
-        """See `Engine.scan`; None if what is carried on changes its shape."""
+    def scan(self, carry: Sequence[Tensor], rest: Sequence[Tensor], structure: Any) -> Any:
+        """See `Engine.scan`; None if what is carried on changes its shape, or how it lies in memory."""
         count, lying = len(carry), self._code.lying
-        if any((x.shape, x.dtype) != (to.shape, to.dtype) for x, to in zip(carry, self._code.results, strict=False)):
+        given = [(tuple(x.shape), strides, x.dtype) for x, strides in zip(carry, lying, strict=False)]
+        if given != [tuple(to) for to in self._code.results[:count]] or self._structure.children()[0] != structure:
             return None
         with torch.no_grad():
             laid = [_laid(leaf, strides) for leaf, strides in zip(carry, lying[:count], strict=True)]
@@ -100,8 +105,7 @@ class Engine:
 
     Made by `build_engine`. It holds machine code, and is therefore the one kind of object here that changes by
     being called: ``reason`` says why it runs eagerly for some shapes ("" if for none), ``compile_seconds`` what
-    compiling has cost, ``fallback`` why the latest shapes are not one native
-    function ("" if they are).
+    compiling has cost, ``fallback`` why the latest call was not one of a native function ("" if it was).
     """
 
     def __init__(
@@ -113,6 +117,7 @@ class Engine:
         self._function = vmap(function) if mapped else function
         self._mode, self._batched, self._label = mode, tuple(batched), label
         self._compiled: dict[Any, Callable[..., Any]] = {}
+        self._fallbacks: dict[Any, str] = {}
 
     def __call__(self, *trees: Any) -> Any:
         """The function of these trees, compiled unless there is a ``reason``."""
@@ -135,14 +140,22 @@ class Engine:
 
         Returns:
             (the last carry; a tree like y with an axis (K,) in front).
+
+        Raises:
+            ValueError: if the leaves of rest have not all one K ≥ 1.
         """
         leaves: list[Tensor]
         leaves, structure = optree.tree_flatten(rest)  # type: ignore[arg-type]
+        counts = {len(leaf) if leaf.ndim else 0 for leaf in leaves}
+        require(
+            len(counts) == 1 and 0 not in counts,
+            f"scan: every leaf of rest must have the same number of rows >= 1, got {sorted(counts) or 'no leaf'}",
+        )
         handed: list[Tensor] = optree.tree_leaves(carry)
         if self._mode != "off" and not self._axis and not any(map(is_tracked, (*handed, *leaves))):
             one = (carry, *optree.tree_unflatten(structure, [leaf[0] for leaf in leaves]))
             code = self._code_for(one, *optree.tree_flatten(one))  # type: ignore[arg-type]
-            if isinstance(code, _Native) and (results := code.scan(handed, leaves)) is not None:
+            if isinstance(code, _Native) and (results := code.scan(handed, leaves, optree.tree_structure(carry))):
                 return results
         noted = []
         for others in zip(*(leaf.unbind(0) for leaf in leaves), strict=True):
@@ -157,7 +170,10 @@ class Engine:
         """
         key = (structure, *((leaf.shape, leaf.dtype, leaf.device) for leaf in leaves))
         if key not in self._compiled:
+            self.fallback = "nothing could be compiled"
             self._compiled[key] = self._compile_or_not(trees, leaves, structure)
+            self._fallbacks[key] = self.fallback
+        self.fallback = self._fallbacks[key]
         return self._compiled[key]
 
     def _compile_or_not(
@@ -202,6 +218,8 @@ class Engine:
                 native = _native(graph, example, batched)
             except UnsuitableError as error:
                 self.fallback = str(error)
+            except Exception as error:  # a gap in the native compiler: the other one may know how
+                self.fallback = f"{type(error).__name__}: {error}"
             else:
                 self.fallback = ""
                 return _Native(native, of_result[0], bool(self._axis))
@@ -255,7 +273,7 @@ _CPU_FORMULAS = {torch.ops.aten.tanh.default: _tanh}
 
 def _native(graph: fx.GraphModule, example: Sequence[Tensor], batched: Sequence[bool]) -> NativeCode:
     """The whole graph as one native function of arguments with the batch in front."""
-    if example[0].device.type != "cpu" or not any(batched):
+    if any(leaf.device.type != "cpu" for leaf in example) or not any(batched):
         raise UnsuitableError("there is no batch on the CPU")
     return load(build_program(graph, example, batched), example, batched)
 
@@ -314,7 +332,8 @@ def build_engine(
             ensemble; what is said of batches is then meant of one member.
 
     Returns:
-        An `Engine`. Compiled and eager results agree within rounding. Arguments that somebody differentiates, by
+        An `Engine`. Compiled and eager results agree within rounding; but a system that a mask leaves out of a sum is
+        not looked at there, so that it cannot make NaN of it. Arguments that somebody differentiates, by
         autograd or `torch.func`, are run eagerly, so that no gradient is lost.
 
     Raises:

@@ -62,6 +62,9 @@ class Node(NamedTuple):
     def __eq__(self, other: object) -> bool:
         return self is other  # as a tuple it would compare all that stands behind it, again and again
 
+    def __ne__(self, other: object) -> bool:
+        return self is not other
+
     @property
     def nodes(self) -> list["Node"]:
         """The arguments that are nodes."""
@@ -134,7 +137,8 @@ def build_program(graph: fx.GraphModule, example: Sequence[Tensor], batched: Seq
     if len(reals) != 1 or not reals <= {torch.float64, torch.float32}:
         raise UnsuitableError("there is not one type of floating-point numbers")
     try:
-        return _Reader(sizes.pop(), reals.pop()).read(graph, example, batched)
+        with torch.device("cpu"):  # numbers of atoms, whatever else is made elsewhere
+            return _Reader(sizes.pop(), reals.pop()).read(graph, example, batched)
     except (IndexError, ValueError, RuntimeError) as error:  # of torch, asked to move what cannot be moved like that
         raise UnsuitableError(f"elements of the batch are mixed: {error}") from error
 
@@ -366,13 +370,15 @@ class _Reader:
         if len(axes) > 1:
             raise UnsuitableError("batches lie in different places")
         axis = axes.pop() if axes else None
+        if axis is not None and shape[axis] != self.batch:  # a batch of one, beside something longer
+            raise UnsuitableError("elements of the batch are mixed")
         inner = tuple(n for k, n in enumerate(shape) if k != axis)
         atoms = [self._broadcast(x, shape, axis) for x in values]
         # Along an axis in which nothing changes, once is enough.
         varies = [any(x.stride(k) and n > 1 for x in atoms) for k, n in enumerate(inner)]
         kept = [n if v or n == 0 else 1 for n, v in zip(inner, varies, strict=True)]
         atoms = [x[tuple(slice(n) for n in kept)] for x in atoms]
-        count, dtype = math.prod(kept), _widened(expected.dtype)
+        count, dtype = math.prod(kept), expected.dtype
         if count > FEW and any(self._owners[int(x.reshape(-1)[0])].whole for x in atoms):
             columns = [[self.loop(x)] for x in atoms]
         else:
@@ -404,7 +410,7 @@ class _Reader:
         if bool((flat == first).all()):
             return self.atom(first)
         node = self._owners[first]
-        if node.whole and len(flat) == node.size and torch.equal(flat, torch.arange(first, first + len(flat))):
+        if node.whole and torch.equal(flat, torch.arange(node.serial, node.serial + node.size)):
             return node
         if (place := self.place(atoms)) is not None:
             node, start, steps = place
@@ -437,7 +443,7 @@ class _Reader:
         rank = len(x.shape)
         wanted = [chosen] if isinstance(chosen, int) else list(chosen if chosen is not None else ())
         over = {k % rank for k in wanted} or set(range(rank))
-        dtype = self.real if is_mean else _widened(expected.dtype)
+        dtype = self.real if is_mean else expected.dtype
         inner_axes = [k for k in range(rank) if k != x.axis]
         across = x.axis is not None and x.axis in over
         keeps = [place for place, k in enumerate(inner_axes) if k not in over]
@@ -568,7 +574,7 @@ class _Reader:
         if a.axis != 0 or b.axis != 0 or math.prod(a.shape[1:]) * b.shape[2] > WIDEST:
             raise UnsuitableError("there are matrix products for every system")
         make = _Maker(self, self.real, 1)
-        x, y = a.atoms.tolist(), b.atoms.t().tolist() if b.atoms.ndim == 1 else b.atoms.transpose(0, 1).tolist()
+        x, y = a.atoms.tolist(), b.atoms.t().tolist()
         nodes = []
         for row in x:
             for column in y:
@@ -624,10 +630,6 @@ _FOLDED: dict[str, Callable[..., Tensor]] = {
     "neg": torch.neg,
 }
 _TYPES = {float: torch.float64, int: torch.int64, bool: torch.bool}
-
-
-def _widened(dtype: torch.dtype) -> torch.dtype:
-    return dtype if dtype.is_floating_point or dtype == torch.bool else torch.int64
 
 
 def _literal(value: float) -> str:

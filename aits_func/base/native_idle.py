@@ -2,7 +2,8 @@
 
 The gradient of a loss over some samples is a sum in which every other sample stands with the factor 0, put there by
 ``where(mask, x, 0)``. A product with that factor is 0 again, and so on to the end; so from the masks one can tell
-beforehand which systems the pass is about. (0 · ∞ is taken for 0, as it is by whoever leaves a sample out himself.)
+beforehand which systems the pass is about. 0 · ∞, 0 · NaN and 0 / 0 are taken for 0 in this, as they are by whoever
+leaves a sample out himself: a system that does not count cannot spoil a gradient.
 """
 
 from collections.abc import Sequence
@@ -13,9 +14,10 @@ import torch
 from .native_graph import Node, Program
 
 _SUMS = ("fold", "sum_batch", "outer")
-_ANY = ("mul", "and", "outer")  # 0 if one argument is
-_FIRST = ("div", "neg", "convert", "abs", "tanh", "sin", "layer", "dot", "sum", "element", "sum_batch")
-_EVERY = ("add", "sub", "or", "max", "min", "assemble")  # 0 if all arguments are
+_ZEROS = ("real(0x0.0p+0)", "real(-0x0.0p+0)", "false", "INT64_C(0)")
+_ZERO_IF_ONE_IS = ("mul", "and", "outer")
+_ZERO_IF_THE_FIRST_IS = ("div", "neg", "convert", "abs", "tanh", "sin", "layer", "dot", "sum", "element", "sum_batch")
+_ZERO_IF_ALL_ARE = ("add", "sub", "or", "max", "min", "assemble")
 
 
 class Idle(NamedTuple):
@@ -54,9 +56,11 @@ def _zeros(program: Program) -> dict[int, _Known]:
     zeros: dict[int, _Known] = {}
     for node in program.nodes:
         if node.spread or node.op in _SUMS:
-            zeros[node.serial] = _zeros_of(node, [zeros[arg.serial] for arg in node.nodes])
+            # That a system adds nothing to a sum does not make the sum 0.
+            args = [frozenset() if arg.op in _SUMS else zeros[arg.serial] for arg in node.nodes]
+            zeros[node.serial] = _zeros_of(node, args)
         else:
-            zeros[node.serial] = None if node.op == "constant" and node.args[0] in _ZERO else frozenset()
+            zeros[node.serial] = None if node.op == "constant" and node.args[0] in _ZEROS else frozenset()
     return zeros
 
 
@@ -69,20 +73,17 @@ def _zeros_of(node: Node, args: Sequence[_Known]) -> _Known:
             known = _any_of([known, frozenset({Idle(mask, True)}), other])
         if other is None and mask.kind == "lane":
             known = _any_of([known, frozenset({Idle(mask, False)}), args[0], chosen])
-    elif node.op in _ANY:
+    elif node.op in _ZERO_IF_ONE_IS:
         known = _any_of(args)
-    elif node.op in _FIRST or (node.op == "fold" and node.args[0] in ("add", "or")):
+    elif node.op in _ZERO_IF_THE_FIRST_IS or (node.op == "fold" and node.args[0] in ("add", "or")):
         known = args[0]
-    elif node.op in _EVERY:
+    elif node.op in _ZERO_IF_ALL_ARE:
         known = _all_of(args)
-    elif node.op == "not" and node.kind == "lane":
+    elif node.op == "not" and node.kind == "lane" and node.dtype == torch.bool:
         known = frozenset({Idle(node.nodes[0], True)})
     if node.kind == "lane" and node.dtype == torch.bool and known is not None:
         known |= {Idle(node, False)}
     return known
-
-
-_ZERO = ("real(0x0.0p+0)", "real(-0x0.0p+0)", "false", "INT64_C(0)")
 
 
 def _any_of(sets: Sequence[_Known]) -> _Known:

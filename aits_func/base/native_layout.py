@@ -104,7 +104,6 @@ class Layout:
         left, done, segments = mine, {n.serial for n in self.program.nodes} - {n.serial for n in mine}, []
         while left:
             chosen: list[Node] = []
-            kind = "lanes"
 
             def ready(node: Node) -> bool:
                 return all(arg.serial in done for arg in node.nodes)

@@ -4,6 +4,7 @@ What is compiled is found again by everything it depends on: the text, the optio
 folder belongs to the user alone (``AITS_FUNC_CACHE_DIR``, or ``~/.cache/aits_func``), as code is loaded from it.
 """
 
+import atexit
 import ctypes
 import hashlib
 import math
@@ -33,6 +34,7 @@ _OPTIONS = (
     "-ffp-contract=off",  # the header contracts where it means to; elsewhere one operation is one rounding
     "-fno-math-errno",
     "-fno-trapping-math",
+    "-fwrapv",  # whole numbers that do not fit are cut off, as in torch
     "-fopenmp",
     "-fPIC",
     "-shared",
@@ -47,7 +49,7 @@ def find_compiler() -> str:
 
 
 class NativeCode:
-    """Machine code of a program, for tensors that lie in memory as it reads them.
+    """Machine code of a program, for tensors on the CPU that lie in memory as it reads them.
 
     Made by `load`. ``lying`` are the strides of its arguments: their batch is in front of the shape and last in memory.
     So is that of the results. It keeps the memory in which it computes; a call beside another gets one of its own.
@@ -55,21 +57,21 @@ class NativeCode:
 
     def __init__(self, program: Program, example: Sequence[Tensor], batched: Sequence[bool]) -> None:
         source = write_source(program)
-        library = ctypes.CDLL(str(_compiled(_text(program, source.text))))
+        library = _loaded(_text(program, source.text))
         self._once, self._in_turn, self._side_by_side = library.once, library.in_turn, library.side_by_side
         for function in (self._once, self._in_turn, self._side_by_side):
             function.restype = None
         self.lying = [_strides(x.shape, 0 if has else None) for x, has in zip(example, batched, strict=True)]
         self.results = [_stored(result, program.batch) for result in program.results]
         self._words, self._independent, self._real = source.words, source.independent, program.real
-        self._memory = torch.zeros(0, dtype=program.real)
+        self._memory = torch.zeros(0, dtype=program.real, device="cpu")
         self._lock = threading.Lock()
 
     def __call__(self, arguments: Sequence[Tensor]) -> list[Tensor]:
         """The results for these arguments."""
         out = [each.empty() for each in self.results]
         with self._room(1) as memory:
-            self._once(_pointers(arguments), _pointers(out), memory, _threads())
+            self._once(_pointers(arguments), _pointers(out), memory, ctypes.c_int(torch.get_num_threads()))
         return out
 
     def in_turn(self, carry: Sequence[Tensor], rest: Sequence[Tensor]) -> list[Tensor]:
@@ -82,19 +84,20 @@ class NativeCode:
         Returns:
             The first results of the last call, and the others of all calls, with an axis (K,) more in front.
         """
-        count, carried = len(rest[0]), len(carry)
+        count, carried, threads = _count(rest), len(carry), torch.get_num_threads()
         out = [each.empty() for each in self.results[:carried]]
         spare = [each.empty() for each in self.results[:carried]]
         noted = [each.many(count) for each in self.results[carried:]]
         pointers = [_pointers(x) for x in ((*carry, *rest), (*out, *noted), spare)]
         steps = [_steps(carried, x) for x in (rest, noted)]
-        with self._room(torch.get_num_threads() if self._independent else 1) as memory:
-            self._in_turn(*pointers, *steps, ctypes.c_long(carried), memory, _threads(), ctypes.c_long(count))
+        with self._room(threads if self._independent else 1) as memory:
+            numbers = ctypes.c_long(carried), memory, ctypes.c_int(threads), ctypes.c_long(count)
+            self._in_turn(*pointers, *steps, *numbers)
         return [*out, *noted]
 
     def side_by_side(self, arguments: Sequence[Tensor]) -> list[Tensor]:
         """K calls that have nothing to do with each other; arguments and results have an axis (K,) more in front."""
-        count = len(arguments[0])
+        count = _count(arguments)
         out = [each.many(count) for each in self.results]
         threads = min(torch.get_num_threads(), count)
         with self._room(threads) as memory:
@@ -114,7 +117,7 @@ class NativeCode:
         try:
             memory = self._memory
             if not free or len(memory) < calls * self._words:
-                memory = torch.zeros(calls * self._words, dtype=self._real)
+                memory = torch.zeros(calls * self._words, dtype=self._real, device="cpu")
             if free:
                 self._memory = memory
             yield ctypes.c_void_p(memory.data_ptr())
@@ -141,12 +144,12 @@ class _Stored(NamedTuple):
 
     def empty(self) -> Tensor:
         """Memory for one."""
-        return torch.empty_strided(self.shape, self.strides, dtype=self.dtype)
+        return torch.empty_strided(self.shape, self.strides, dtype=self.dtype, device="cpu")
 
     def many(self, count: int) -> Tensor:
         """Memory for so many, one behind the other."""
         strides = (math.prod(self.shape), *self.strides)
-        return torch.empty_strided((count, *self.shape), strides, dtype=self.dtype)
+        return torch.empty_strided((count, *self.shape), strides, dtype=self.dtype, device="cpu")
 
 
 def _stored(result: Result, batch: int) -> _Stored:
@@ -156,8 +159,12 @@ def _stored(result: Result, batch: int) -> _Stored:
     return _Stored(tuple(shape), _strides(shape, result.axis), result.dtype)
 
 
-def _threads() -> ctypes.c_int:
-    return ctypes.c_int(torch.get_num_threads())
+def _count(tensors: Sequence[Tensor]) -> int:
+    """K of tensors (K, ...)."""
+    counts = {len(x) for x in tensors}
+    if len(counts) != 1 or 0 in counts:
+        raise ValueError(f"the arguments of several calls must all have one length >= 1, got {sorted(counts)}")
+    return counts.pop()
 
 
 def _pointers(tensors: Sequence[Tensor]) -> Any:
@@ -193,6 +200,19 @@ def _text(program: Program, source: str) -> str:
         Path(__file__).with_name(name).read_text(encoding="utf-8") for name in ("native_kernels.h", "native_calls.h")
     )
     return kinds + header + source + driver
+
+
+def _loaded(text: str) -> ctypes.CDLL:
+    """The library of a text; one that is broken, such as a loss of power may leave behind, is made anew."""
+    try:
+        path = _compiled(text)
+        try:
+            return ctypes.CDLL(str(path))
+        except OSError:
+            path.unlink(missing_ok=True)
+            return ctypes.CDLL(str(_compiled(text)))
+    except OSError as error:
+        raise UnsuitableError(f"the library cannot be made or loaded: {error}") from error
 
 
 def _compiled(text: str) -> Path:
@@ -235,7 +255,8 @@ def _cache() -> Path:
     try:
         folder = Path(os.environ.get("AITS_FUNC_CACHE_DIR") or Path.home() / ".cache" / "aits_func")
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        if os.name == "posix" and (folder.stat().st_uid != os.getuid() or folder.stat().st_mode & 0o022):
+        folder = folder.resolve(strict=True)  # what is looked at is what is used
+        if os.name == "posix" and (folder.stat().st_uid != os.geteuid() or folder.stat().st_mode & 0o022):
             raise UnsuitableError(f"others can write to the cache of machine code, {folder}")
         if not os.access(folder, os.W_OK):
             raise OSError("not writable")
@@ -246,4 +267,7 @@ def _cache() -> Path:
 
 @lru_cache(maxsize=1)
 def _temporary() -> Path:
-    return Path(tempfile.mkdtemp(prefix="aits_func_"))
+    """Removed when the process ends."""
+    folder = tempfile.mkdtemp(prefix="aits_func_")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return Path(folder)

@@ -389,6 +389,8 @@ class _Writer:
                 return read.format(self.place[arg.serial])
             if arg.kind == "row":
                 return f"{_fetch(arg)}({self.place[arg.serial]} + i)"
+            if arg.op != "argument" and arg.dtype != self.program.real:  # our own memory: whole vectors
+                return f"fetch_words({self.array(arg)} + f)"
             return f"load({self.array(arg)} + f, {size} - f < V ? {size} - f : V)"
 
         if outer:

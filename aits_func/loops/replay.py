@@ -183,7 +183,7 @@ def generalize_on_trajectory(
             )
             if not converged:
                 progress = pass_over(iterate, progress, which(waiting, len(judged) - 1))
-        if iterate.fallback:  # native code leaves out by itself what has no gradient
+        if iterate.fallback:  # else native code has left out by itself what has no gradient
             room = _next_room(learner, room, code, which(waiting, 0).groups, seen)
         waiting = beyond(waiting, len(judged))
     state = state._replace(params=progress.params, opt_state=progress.opt_state)

@@ -29,7 +29,7 @@ from .batch_run import Batch, Forgetful, build_batch, reach
 from .collect import check_energies
 from .tape import Recording, Tape
 
-_BLOCKS = (*range(64, 7, -8), 4, 2, 1)  # steps that are judged together: the first that divides their number
+_BLOCKS = (*range(128, 7, -8), 4, 2, 1)  # steps that are judged together: the first that divides their number
 _FEW_PARAMETERS = 16  # of a criterion; a network has thousands
 _FEW_SYSTEMS = 64  # for which a call takes longer than a network
 

@@ -114,6 +114,22 @@ def test_a_pass_that_leaves_something_for_every_system_leaves_none_out():
     assert find_idle(program_of(moved, WEIGHTS, X, TARGET, torch.ones(B, dtype=torch.bool)), 1) == []
 
 
+@needs_compiler
+def test_a_sum_over_some_is_a_factor_for_all():
+    def sums(matrix, x, mask, count):
+        some = torch.where(mask, x[:, 0], 0.0).sum()
+        rows = (x @ matrix).tanh()
+        column = torch.where(mask[:, None], rows, 0.0).sum(0)
+        return (x[:, 0] * some).sum(), (rows.sin() * column).sum(0), ((~count) * (x[:, 1] - x[:, 1].mean()) ** 2).sum()
+
+    engine = build_engine(sums, mode="on", batched=(False, True, True, True))
+    arguments = (random(5, 20, seed=1), X, X[:, 2] > 0, (10 * X[:, 3]).long())
+    for ours, theirs in zip(engine(*arguments), sums(*arguments), strict=True):
+        # Sums of 700 numbers of order one, with a rounding of 1e-16 each, in another order.
+        torch.testing.assert_close(ours, theirs, rtol=1e-12, atol=1e-12)
+    assert engine.fallback == ""
+
+
 def test_the_derivative_of_an_activation_is_put_off_until_it_is_wanted():
     program = program_of(slopes, WEIGHTS, X, TARGET, torch.ones(B, dtype=torch.bool))
     later = delay(program)

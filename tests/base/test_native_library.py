@@ -155,7 +155,7 @@ def test_the_folder_is_made_for_the_user_alone_and_one_that_others_can_write_to_
 @needs_compiler
 def test_a_folder_of_somebody_else_is_refused(cache, monkeypatch):
     cache.mkdir(mode=0o700)
-    monkeypatch.setattr(os, "getuid", lambda: cache.stat().st_uid + 1)
+    monkeypatch.setattr(os, "geteuid", lambda: cache.stat().st_uid + 1)
     with pytest.raises(UnsuitableError, match="others can write to the cache of machine code"):
         times(2.0)
 
@@ -241,3 +241,22 @@ def test_what_an_interrupted_compiler_has_left_is_not_loaded(cache, compilations
             times(2.0)
     assert list(cache.iterdir()) == []
     assert torch.equal(times(2.0)([X])[0], 2 * X)
+
+
+@needs_compiler
+def test_a_library_that_is_broken_is_made_anew(cache, compilations, monkeypatch):
+    made = []
+
+    def breaking(text):
+        path = compiled(text)
+        if not made:
+            path.unlink()
+            path.write_bytes(b"half of a library")
+        made.append(path)
+        return path
+
+    compiled = native_library._compiled
+    monkeypatch.setattr(native_library, "_compiled", breaking)
+    assert torch.equal(times(7.0)([X])[0], 7 * X)
+    assert len(compilations) == 2
+    assert made[0] == made[1]

@@ -372,3 +372,85 @@ def test_members_side_by_side_have_the_bits_of_each_alone(threads):
             assert_same_bits(leaves_of(together(weights, lying)), expected)
     assert is_native(together)
     assert is_native(alone)
+
+
+# --- what a fresh look found -----------------------------------------------------------------------------------------
+
+
+@needs_compiler
+def test_elements_of_two_neighbours_are_not_taken_for_the_first():
+    def across(matrix, first, second, x):
+        rows = (x @ matrix).tanh()
+        square = rows * rows
+        return torch.cat([rows[:, 8:], square[:, :8]], 1).sin(), torch.cat([first[12:], second[:12]])
+
+    engine = build_engine(across, mode="on", batched=(False, False, False, True))
+    arguments = random(5, 20), random(24, seed=1), random(24, seed=2), random(40, 5, seed=3)
+    # Sums of five products of order one, and functions of them that are exact to a few roundings of 1e-16.
+    assert_close(engine(*arguments), across(*arguments), rtol=1e-14, atol=1e-14)
+    assert is_native(engine)
+
+
+@needs_compiler
+def test_a_batch_of_one_beside_a_longer_axis_is_not_for_native_code(monkeypatch):
+    monkeypatch.undo()
+    engine = build_engine(lambda x: (x + x.new_zeros(5, 3)).sum(0), mode="on", batched=(True,))
+    x = random(1, 3)
+    assert_close(engine(x), 5 * x[0], rtol=1e-15, atol=0)  # five equal numbers
+    assert engine.fallback != ""
+
+
+@needs_compiler
+@pytest.mark.parametrize(
+    ("step", "carry", "batched"),
+    [
+        (lambda c, x: (c.t() * 1.5 + x.t(), c[:, 0]), random(3, 3), (True, True)),
+        (lambda c, x: (torch.stack([x[:, 0] * 0, x[:, 0] * 0 + 1], 1), c.sum(1)), random(3, 2), (True, True)),
+        (lambda c, x: (x * 2, c[1].sum() + x[:, 0]), random(3, 3), (False, True)),
+        (lambda c, x: ((c[0] + x, c[1]), c[0]), (random(3, 3), random(3, 3, seed=1)), (True, True)),
+    ],
+    ids=["the batch moves", "all alike", "it becomes a batch", "two leaves"],
+)
+def test_a_carry_is_read_as_it_lies(step, carry, batched, monkeypatch):
+    monkeypatch.undo()  # some of these are for TorchInductor
+    engine, x = build_engine(step, mode="on", batched=batched), random(4, 3, 3, seed=9)
+    expected, noted = carry, []
+    for each in x:
+        expected, y = step(expected, each)
+        noted.append(y)
+    # A few sums and products of numbers of order one.
+    assert_close(engine.scan(carry, x), (expected, torch.stack(noted)), rtol=1e-13, atol=1e-13)
+
+
+@needs_compiler
+def test_rows_of_different_number_are_refused_and_not_read_beyond_their_end():
+    engine = build_engine(lambda c, x, y: (c + x * y, x), mode="on", batched=(True, True, True))
+    with pytest.raises(
+        ValueError, match=r"scan: every leaf of rest must have the same number of rows >= 1, got \[2, 3\]"
+    ):
+        engine.scan(random(40), random(3, 40), random(2, 40))
+    with pytest.raises(ValueError, match="got no leaf"):
+        engine.scan(random(40))
+    mapped = build_engine(lambda x, y: x * y, mode="on", batched=(True, True), mapped=True)
+    with pytest.raises(ValueError, match=r"must all have one length >= 1, got \[3, 4\]"):
+        mapped(random(4, 40), random(3, 40))
+
+
+@needs_compiler
+def test_the_fallback_is_that_of_the_latest_call(monkeypatch):
+    monkeypatch.undo()
+    engine = build_engine(lambda x: x.sin(), mode="on", batched=(True,))
+    for size, native in ((8, True), (2, False), (8, True), (2, False)):
+        engine(random(size))
+        assert (engine.fallback == "") == native
+
+
+@needs_compiler
+def test_results_lie_on_the_cpu_whatever_the_default_device_is():
+    engine = build_engine(lambda x: (x.exp(), x.sum()), mode="on", batched=(True,))
+    x = random(40)
+    expected = engine(x)
+    with torch.device("meta"):
+        assert_same_bits(engine(x), expected)
+        again = build_engine(lambda x: (x.exp(), x.sum()), mode="on", batched=(True,))(x)
+    assert_same_bits(again, expected)
