@@ -11,7 +11,10 @@ from aits_func.base import engine as engines
 from aits_func.base.engine import build_engine, missing_compiler
 
 needs_compiler = pytest.mark.skipif(missing_compiler(torch.device("cpu")) != "", reason="needs a C++ compiler")
-SIZES = (1, 3, 5, 8, 31, 33, 48, 64, 255, 257, 512, 1000, 5000)
+SIZES = (
+    *(1, 5, 33, 257, 1000),  # a part of a vector, of a tile, of a chunk
+    *(pytest.param(size, marks=pytest.mark.slow) for size in (3, 8, 31, 48, 64, 255, 512, 5000)),
+)
 
 
 def random(*shape, seed=0, dtype=torch.float64):
@@ -165,10 +168,10 @@ def fit(activation, weights, x, target):
     ("width", "outputs", "activation"),
     [
         (1, 3, torch.tanh),
-        (2, 1, torch.relu),
-        (3, 3, silu),
+        pytest.param(2, 1, torch.relu, marks=pytest.mark.slow),
+        pytest.param(3, 3, silu, marks=pytest.mark.slow),
         (5, 1, torch.sigmoid),
-        (20, 3, torch.relu),
+        pytest.param(20, 3, torch.relu, marks=pytest.mark.slow),
         (64, 1, silu),
         (65, 3, torch.tanh),
     ],
