@@ -186,8 +186,10 @@ def _kind(node: Node) -> str:
 
 
 def kind_of(dtype: torch.dtype) -> str:
+    """What values of a type are in the kernels' names: "mask", "real" or "int"."""
     return "mask" if dtype == torch.bool else ("real" if dtype.is_floating_point else "int")
 
 
 def name_of(dtype: torch.dtype) -> str:
+    """The type of C++ in which arguments and results of a type lie in memory."""
     return {"mask": "bool", "real": "real", "int": "int64_t"}[kind_of(dtype)]
