@@ -5,7 +5,7 @@ tanh is known as soon as y is, but y is kept anyhow: so it is worked out when it
 all systems are put off as well, into the loop that uses them.
 """
 
-from .native_graph import Node, Program
+from .native_graph import SUMS, Node, Program
 
 _DEAR = frozenset(("div", "sqrt", "exp", "log", "tanh", "sin", "cos", "pow", "layer", "dot", "sum"))
 _FIXED = frozenset(("load", "item", "constant", "argument", "fold", "sum_batch", "outer", "assemble", "panel"))
@@ -32,7 +32,7 @@ def delay(program: Program) -> Program:
         """The level at which a node is used first, if these users are put off to that one."""
         return min(
             (level if user.serial in going else levels[user.serial])
-            - (not node.spread and (user.spread or user.op in ("fold", "sum_batch", "outer")))
+            - (not node.spread and (user.spread or user.op in SUMS))
             for user in users[node.serial]
         )
 

@@ -41,6 +41,10 @@ LONGEST = 12_000
 """Nodes up to which a program is worth compiling."""
 
 
+SUMS = ("fold", "sum_batch", "outer")
+"""Operations that sum over the batch: of a lane, of a row, and of the products of two rows."""
+
+
 class UnsuitableError(Exception):
     """There is no such program for a function, for the reason given."""
 

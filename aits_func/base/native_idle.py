@@ -11,9 +11,8 @@ from typing import NamedTuple
 
 import torch
 
-from .native_graph import Node, Program
+from .native_graph import SUMS, Node, Program
 
-_SUMS = ("fold", "sum_batch", "outer")
 _ZEROS = ("real(0x0.0p+0)", "real(-0x0.0p+0)", "false", "INT64_C(0)")
 _ZERO_IF_ONE_IS = ("mul", "and", "outer")
 _ZERO_IF_THE_FIRST_IS = ("div", "neg", "convert", "abs", "tanh", "sin", "layer", "dot", "sum", "element", "sum_batch")
@@ -48,16 +47,16 @@ def find_idle(program: Program, level: int) -> list[Idle]:
     if any(node.spread and node.serial in left for node in mine):
         return []
     zeros = _zeros(program)
-    common = _all_of([zeros[node.serial] for node in mine if node.op in _SUMS])
+    common = _all_of([zeros[node.serial] for node in mine if node.op in SUMS])
     return [case for case in sorted(common or (), key=lambda case: case.mask.serial) if case.mask.level < level]
 
 
 def _zeros(program: Program) -> dict[int, _Known]:
     zeros: dict[int, _Known] = {}
     for node in program.nodes:
-        if node.spread or node.op in _SUMS:
+        if node.spread or node.op in SUMS:
             # That a system adds nothing to a sum does not make the sum 0.
-            args = [frozenset() if arg.op in _SUMS else zeros[arg.serial] for arg in node.nodes]
+            args = [frozenset() if arg.op in SUMS else zeros[arg.serial] for arg in node.nodes]
             zeros[node.serial] = _zeros_of(node, args)
         else:
             zeros[node.serial] = None if node.op == "constant" and node.args[0] in _ZEROS else frozenset()

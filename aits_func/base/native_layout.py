@@ -9,12 +9,11 @@ from typing import NamedTuple
 
 import torch
 
-from .native_graph import Node, Program, padded
+from .native_graph import SUMS, Node, Program, padded
 from .native_idle import find_idle
 
 SYSTEMS_OF_A_CHUNK, MOST_CHUNKS = 256, 64
 ALIGNED = 16  # words of a cache line, or of two
-SUMS = ("fold", "sum_batch", "outer")  # over the batch
 _TILES = (48, 32)  # systems: many times the six rows that a product works on, and whole vectors
 _LOOPS = ("layer", "outer", "dot", "sum", "sum_batch")  # over the rows of a tile, one call each
 

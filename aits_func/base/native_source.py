@@ -16,8 +16,8 @@ from typing import NamedTuple
 import torch
 
 from .native_delay import delay
-from .native_graph import Node, Program, UnsuitableError, padded
-from .native_layout import ALIGNED, SUMS, Layout, Segment, kind_of, name_of
+from .native_graph import SUMS, Node, Program, UnsuitableError, padded
+from .native_layout import ALIGNED, Layout, Segment, kind_of, name_of
 
 _GATHERING = ("permuted", "panel", "assemble")  # of arrays, one call each
 
