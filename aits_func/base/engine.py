@@ -4,6 +4,10 @@ A function is traced once for every set of shapes, dtypes and devices that it is
 Python in between, and so no guard to check at every call: on small systems those cost as much as the arithmetic. In
 exchange machine code knows no autograd; take gradients inside the function.
 
+Compiled is eager, or it is not compiled. What a function writes becomes an operation like others, or is refused
+(`pure_graph`); and the first call for every set of shapes is run eagerly as well, and has to come out the same
+(`agreement`; not where the environment says ``AITS_FUNC_CHECK_COMPILED=0``).
+
 On the CPU, where it is said which arguments are batches, the whole graph becomes one native function (`native_graph`):
 every few systems go through all of it while they are in the cache, networks and the gradient included. It can be called
 many times in turn without coming back (`Engine.scan`). What it does not know, and whatever runs on a GPU, is handed to
@@ -16,7 +20,9 @@ engine goes into the next without being moved.
 
 import importlib
 import math
+import os
 import shutil
+import threading
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -32,15 +38,21 @@ from torch._functorch.pyfunctorch import temporarily_clear_interpreter_stack
 from torch._guards import TracingContext, tracing
 from torch.autograd import forward_ad
 from torch.func import vmap
-from torch.fx.experimental.proxy_tensor import get_proxy_mode, make_fx
+from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+from .agreement import describe_difference
 from .check import require, require_choice
 from .cuda_graphs import capture
 from .lanes import spread
 from .native_graph import UnsuitableError, build_program
 from .native_library import NativeCode, load
+from .pure_graph import ImpureError, trace, trace_pure
+from .tree import in_order
 
 MODES = ("auto", "on", "off")
+BACK_ENDS = ("native", "inductor", "eager")
+"""What a function can become: one native function, machine code of TorchInductor, or what it was."""
+
 Build = TypeVar("Build", bound=Callable[..., Any])
 _FEWEST = 8  # systems in a batch from which vector lanes are worth it
 _OPTIONS = {
@@ -54,8 +66,10 @@ class Compilation(NamedTuple):
     """What `watch_compilation` is told, once when a compilation begins and once when it ends."""
 
     label: str  # what is compiled, in words
-    seconds: float | None  # what it took; None when it begins
+    seconds: float | None  # what it took, the comparison with eager code included; None when it begins
     reason: str  # why it runs eagerly after all; "" if it does not
+    back_end: str = ""  # one of `BACK_ENDS`: what it became; "" when it begins
+    fallback: str = ""  # why it did not become a native function; "" if it did
 
 
 _watcher: ContextVar[Callable[[Compilation], None] | None] = ContextVar("watcher", default=None)
@@ -79,6 +93,7 @@ class _Native:
 
     def __init__(self, code: NativeCode, structure: Any, mapped: bool) -> None:
         self._code, self._structure, self._mapped = code, structure, mapped
+        self.skips = code.skips
 
     def __call__(self, arguments: Sequence[Tensor]) -> Any:
         with torch.no_grad():
@@ -100,24 +115,38 @@ class _Native:
         return optree.tree_unflatten(self._structure, results)
 
 
+class _Code(NamedTuple):
+    """What is called for one set of shapes."""
+
+    call: Callable[[list[Tensor]], Any]
+    back_end: str
+    fallback: str  # why it is not native; "" if it is
+    outside: tuple[tuple[Tensor, int], ...] = ()  # tensors that the function was not given, and their versions
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether a tensor from outside, whose values may stand in the code as numbers, was written to since."""
+        return any(tensor._version != version for tensor, version in self.outside)
+
+
 class Engine:
     """A function that is compiled when it is first called with new shapes; call it like the function itself.
 
     Made by `build_engine`. It holds machine code, and is therefore the one kind of object here that changes by
     being called: ``reason`` says why it runs eagerly for some shapes ("" if for none), ``compile_seconds`` what
-    compiling has cost, ``fallback`` why the latest call was not one of a native function ("" if it was).
+    compiling has cost, ``back_end`` which of `BACK_ENDS` the latest call ran on, and ``fallback`` why that was not a
+    native function ("" if it was).
     """
 
     def __init__(
         self, function: Callable[..., Any], mode: str, batched: Sequence[bool], label: str, mapped: bool = False
     ) -> None:
         self.reason = "compile is off" if mode == "off" else ""
-        self.compile_seconds, self.fallback = 0.0, "nothing is compiled yet"
+        self.compile_seconds, self.back_end, self.fallback = 0.0, "eager", self.reason or "nothing is compiled yet"
         self._one, self._axis = function, int(mapped)
         self._function = vmap(function) if mapped else function
         self._mode, self._batched, self._label = mode, tuple(batched), label
-        self._compiled: dict[Any, Callable[..., Any]] = {}
-        self._fallbacks: dict[Any, str] = {}
+        self._compiled: dict[Any, _Code] = {}
 
     def __call__(self, *trees: Any) -> Any:
         """The function of these trees, compiled unless there is a ``reason``."""
@@ -127,7 +156,7 @@ class Engine:
         leaves, structure = optree.tree_flatten(trees)  # type: ignore[arg-type]
         if any(map(is_tracked, leaves)):
             return self._function(*trees)
-        return self._code_for(trees, leaves, structure)(leaves)
+        return self._code_for(trees, leaves, structure).call(leaves)
 
     def scan(self, carry: Any, *rest: Any) -> Any:
         """A function (carry, x, ...) -> (carry, y), called for every x, ... in turn.
@@ -154,7 +183,7 @@ class Engine:
         handed: list[Tensor] = optree.tree_leaves(carry)
         if self._mode != "off" and not self._axis and not any(map(is_tracked, (*handed, *leaves))):
             one = (carry, *optree.tree_unflatten(structure, [leaf[0] for leaf in leaves]))
-            code = self._code_for(one, *optree.tree_flatten(one))  # type: ignore[arg-type]
+            code = self._code_for(one, *optree.tree_flatten(one)).call  # type: ignore[arg-type]
             if isinstance(code, _Native) and (results := code.scan(handed, leaves, optree.tree_structure(carry))):
                 return results
         noted = []
@@ -163,41 +192,89 @@ class Engine:
             noted.append(y)
         return carry, optree.tree_map(lambda *ys: torch.stack(ys), *noted)
 
-    def _code_for(self, trees: Sequence[Any], leaves: list[Tensor], structure: Any) -> Callable[[list[Tensor]], Any]:
+    def difference(self, *trees: Any) -> str:
+        """How compiled code differs from eager code at these arguments, by more than roundings, in one line.
+
+        Compiled functions are compared like this at their first call; here is the same for any other.
+
+        Args:
+            trees: arguments, which nobody differentiates.
+
+        Returns:
+            "" if it does not differ, or runs eagerly.
+        """
+        leaves: list[Tensor]
+        leaves, structure = optree.tree_flatten(trees)  # type: ignore[arg-type]
+        if self._mode == "off":
+            return ""
+        return self._difference(self._code_for(trees, leaves, structure), leaves, structure)
+
+    def _code_for(self, trees: Sequence[Any], leaves: list[Tensor], structure: Any) -> _Code:
         """What is called for these shapes, compiled if it is not yet.
 
         The identity of two leaves does not matter: nothing is written in place.
         """
         key = (structure, *((leaf.shape, leaf.dtype, leaf.device) for leaf in leaves))
-        if key not in self._compiled:
-            self.fallback = "nothing could be compiled"
-            self._compiled[key] = self._compile_or_not(trees, leaves, structure)
-            self._fallbacks[key] = self.fallback
-        self.fallback = self._fallbacks[key]
-        return self._compiled[key]
+        code = self._compiled.get(key)
+        if code is None or code.is_stale:
+            with _compiling:  # torch traces and compiles for one thread at a time
+                code = self._compiled.get(key)
+                if code is None or code.is_stale:
+                    code = self._compiled[key] = self._compile_or_not(trees, leaves, structure)
+        self.back_end, self.fallback = code.back_end, code.fallback
+        return code
 
-    def _compile_or_not(
-        self, trees: Sequence[Any], leaves: list[Tensor], structure: Any
-    ) -> Callable[[list[Tensor]], Any]:
+    def _compile_or_not(self, trees: Sequence[Any], leaves: list[Tensor], structure: Any) -> _Code:
         """Machine code, or the function itself and a reason, for these shapes alone."""
         tell = _watcher.get() or (lambda event: None)
         began = time.perf_counter()
         tell(Compilation(self._label, None, ""))
         reason = missing_compiler(leaves[0].device) if leaves else "there is no tensor to compile for"
-        code: Callable[..., Any] | None = None
+        code, wrong = None, ""
         if not reason:
             try:
                 code = self._compile(trees, leaves, structure)
+            except ImpureError as error:
+                reason = str(error)
             except Exception as error:  # whatever a tracer or a compiler may raise: eager code is always right
-                reason = f"torch could not compile it: {' '.join(str(error).split())[:200]}"
+                reason = f"torch could not compile it: {_in_one_line(error)}"
+        if code is not None and os.environ.get("AITS_FUNC_CHECK_COMPILED", "1") != "0":
+            wrong = self._difference(code, leaves, structure)
+        if code is None or wrong:
+            reason = f"its compiled results were not the eager ones: {wrong}" if wrong else reason
+            code = _Code(lambda given: self._eager(given, structure), "eager", reason, code.outside if code else ())
         seconds = time.perf_counter() - began
         self.reason, self.compile_seconds = reason or self.reason, self.compile_seconds + seconds
-        tell(Compilation(self._label, seconds, reason))
-        if reason and self._mode == "on":
+        tell(Compilation(self._label, seconds, reason, code.back_end, code.fallback))
+        if wrong:
+            _warn(
+                f"{self._label} is not compiled: {reason}; it runs eagerly. This is a fault of a compiler: report it."
+            )
+        elif reason and self._mode == "on":
             raise ValueError(f'compile = "on": {reason}; use compile = "auto" or "off"')
-        return code or (lambda arguments: self._function(*optree.tree_unflatten(structure, arguments)))
+        return code
 
-    def _compile(self, trees: Sequence[Any], leaves: list[Tensor], structure: Any) -> Callable[..., Any]:
+    def _eager(self, leaves: Sequence[Tensor], structure: Any) -> Any:
+        return self._function(*optree.tree_unflatten(structure, [in_order(leaf) for leaf in leaves]))
+
+    def _difference(self, code: _Code, leaves: Sequence[Tensor], structure: Any) -> str:
+        """See `difference`."""
+        if code.back_end == "eager":
+            return ""
+        given = [leaf.detach() for leaf in leaves]
+
+        def eager(arguments: Sequence[Tensor]) -> list[Tensor]:
+            with torch.no_grad():
+                return optree.tree_leaves(self._eager(arguments, structure))
+
+        skips = isinstance(code.call, _Native) and code.call.skips
+        try:
+            return describe_difference(optree.tree_leaves(code.call(given)), eager, given, skips)
+        except (MemoryError, torch.OutOfMemoryError):  # eager code needs more memory than compiled code
+            _warn(f"{self._label} is compiled, but there is no memory to compare the results with eager ones.")
+            return ""
+
+    def _compile(self, trees: Sequence[Any], leaves: list[Tensor], structure: Any) -> _Code:
         of_result: list[Any] = []
         axis = self._axis
 
@@ -207,24 +284,23 @@ class Engine:
             # A result that is an argument, or stands there twice, would be one memory under two names.
             return tuple(leaf.clone(memory_format=torch.contiguous_format) for leaf in result)
 
-        with torch.no_grad(), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # the compiler's own deprecations are nothing that a user can mend
-            stored = [leaf.detach().contiguous() for leaf in leaves]
+        with torch.no_grad(), _quiet():
+            stored = [in_order(leaf.detach()) for leaf in leaves]
             example = [leaf[0] for leaf in stored] if self._axis else stored
-            # On shapes alone: a large ensemble is traced as fast as a small one, and what is fused takes no memory.
-            graph = _trace(flat, example)
-            batched = self._batched_leaves(trees, 1)
-            try:
-                native = _native(graph, example, batched)
-            except UnsuitableError as error:
-                self.fallback = str(error)
-            except Exception as error:  # a gap in the native compiler: the other one may know how
-                self.fallback = f"{type(error).__name__}: {error}"
-            else:
-                self.fallback = ""
-                return _Native(native, of_result[0], bool(self._axis))
+            graph = trace_pure(flat, example)
+            outside = _outside(graph)
+        try:
+            native = _native(graph, example, self._batched_leaves(trees, 1))
+        except UnsuitableError as error:
+            fallback = str(error)
+        except Exception as error:  # a gap in the native compiler: the other one may know how
+            fallback = f"the native compiler failed: {type(error).__name__}: {_in_one_line(error)}"
+            _warn(f"{self._label}: {fallback}; TorchInductor compiles it instead. Report it.")
+        else:
+            return _Code(_Native(native, of_result[0], bool(self._axis)), "native", "", outside)
+        with torch.no_grad(), _quiet():
             if example[0].device.type == "cpu":
-                graph = _trace(graph, example, _CPU_FORMULAS)
+                graph = trace(graph, example, _CPU_FORMULAS)
             batched = self._batched_leaves(trees, _FEWEST)
             spread_out = spread(graph, example, batched) if any(batched) else None
             if spread_out is None:
@@ -232,18 +308,18 @@ class Engine:
             graph, result_batched = spread_out or (graph, [False] * of_result[0].num_leaves)
             lying = [_to_last(leaf, axis) if moved else leaf for leaf, moved in zip(stored, batched, strict=True)]
             # The vectors of one member become matrices, members by systems.
-            code = _machine_code(_trace(vmap(graph), lying) if self._axis else graph, lying)
+            code = _machine_code(trace(vmap(graph), lying) if self._axis else graph, lying)
         spec = of_result[0]
 
         def run(arguments: list[Tensor]) -> Any:
             with torch.no_grad():
                 pairs = zip(arguments, batched, strict=True)
-                results = code(*(_to_last(x, axis) if moved else x.contiguous() for x, moved in pairs))
+                results = code(*(_to_last(x, axis) if moved else in_order(x) for x, moved in pairs))
             pairs = zip(results, result_batched, strict=True)
             flat_result = [x.movedim(-1, axis) if moved else x for x, moved in pairs]
             return optree.tree_unflatten(spec, flat_result)
 
-        return run
+        return _Code(run, "inductor", fallback, outside)
 
     def _batched_leaves(self, trees: Sequence[Any], fewest: int) -> list[bool]:
         """Which leaves have a batch axis of so many systems or more."""
@@ -252,6 +328,31 @@ class Engine:
             has = number < len(self._batched) and self._batched[number]
             flags += [has and leaf.shape[self._axis] >= fewest for leaf in optree.tree_leaves(tree)]
         return flags
+
+
+_compiling = threading.RLock()
+
+
+def _warn(message: str) -> None:
+    warnings.warn(message, RuntimeWarning, stacklevel=5)
+
+
+def _in_one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without the compiler's own deprecations, which are nothing that a user can mend."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        yield
+
+
+def _outside(graph: fx.GraphModule) -> tuple[tuple[Tensor, int], ...]:
+    """The tensors that a graph has from elsewhere, with their versions, by which a write to one is noticed."""
+    found = [getattr(graph, node.target) for node in graph.graph.nodes if node.op == "get_attr"]
+    return tuple((x, x._version) for x in found if isinstance(x, Tensor) and not x.is_inference())
 
 
 def _tanh(x: Tensor) -> Tensor:
@@ -289,13 +390,9 @@ def _laid(leaf: Tensor, strides: tuple[int, ...], before: int = 0) -> Tensor:
     return out.copy_(leaf)
 
 
-def _trace(function: Callable[..., Any], example: list[Tensor], formulas: Any = None) -> fx.GraphModule:
-    return make_fx(function, formulas, "fake", _allow_non_fake_inputs=True)(*example)
-
-
 def _to_last(leaf: Tensor, axis: int) -> Tensor:
     """The batch axis last, and contiguous: nothing to do for a tensor that lies so already."""
-    return leaf.movedim(axis, -1).contiguous()
+    return in_order(leaf.movedim(axis, -1))
 
 
 def _machine_code(graph: fx.GraphModule, example: list[Tensor]) -> Callable[..., Any]:
@@ -333,8 +430,10 @@ def build_engine(
 
     Returns:
         An `Engine`. Compiled and eager results agree within rounding; but a system that a mask leaves out of a sum is
-        not looked at there, so that it cannot make NaN of it. Arguments that somebody differentiates, by
-        autograd or `torch.func`, are run eagerly, so that no gradient is lost.
+        not looked at there, so that it cannot make NaN of it. The first call for new shapes is run eagerly as well;
+        if the results differ by more, it stays eager for these shapes, with a ``RuntimeWarning``. A function that
+        writes into its arguments or into a tensor from outside, or draws random numbers, is not compiled. Arguments
+        that somebody differentiates, by autograd or `torch.func`, are run eagerly, so that no gradient is lost.
 
     Raises:
         ValueError: if mode is another word.

@@ -171,6 +171,8 @@ class _Reader:
                 return self._program([values[x] for x in results], dtypes, len(example))
             elif node.users:
                 args, kwargs = fx.map_arg((node.args, node.kwargs), lambda x: values[x])
+                if node.target is _aten.as_strided.default and not _lies_in_order(node.args[0].meta["val"]):
+                    raise UnsuitableError("there is a view of memory that does not lie in order")
                 values[node] = self._call(node.target, args, kwargs, node.meta.get("val"), _is_turned(node))
                 if len(self._nodes) > LONGEST:
                     raise UnsuitableError(f"there are more than {LONGEST} operations")
@@ -308,25 +310,32 @@ class _Reader:
             return args[0][args[1]]
         if isinstance(expected, Tensor) and expected.dtype not in (self.real, torch.bool, torch.int64):
             raise UnsuitableError(f"there are values of {expected.dtype}")
+        if not kwargs.keys() <= _LOOKED_AT:
+            raise UnsuitableError(f"{target} is told {', '.join(sorted(kwargs.keys() - _LOOKED_AT))}")
         if target in _FILLED:  # one number, in the shape of another array
             known = _FILLED[target]
             node = self.constant(args[-1] if known is None else known, expected.dtype)
             return _Value(torch.tensor(node.serial).expand(expected.shape), None, tuple(expected.shape))
-        if target in _EMPTY and not expected.numel():
-            return _Value(torch.empty(expected.shape, dtype=torch.int64), None, tuple(expected.shape))
+        if target in _EMPTY:  # what nobody has written yet is anything
+            node = self.constant(0.0, expected.dtype)
+            return _Value(torch.tensor(node.serial).expand(expected.shape), None, tuple(expected.shape))
         if target in _MADE and not _values((args, kwargs)):
             return self._known(target(*args, **kwargs))
         if target in _MOVES:
             return self._move(_MOVES[target], args, expected)
         if target in _FOLDS:
             return self._fold(*_FOLDS[target], args, expected)
+        if target in _WRITTEN_OVER:
+            return self._pointwise(lambda make, x: make.convert(x), args[1:2], expected)
         if target in _POINTWISE:
             if kwargs.get("alpha", 1) != 1 or (target in _FACTORED and args[2:] not in ((), (1,))):
                 raise UnsuitableError("there is an operation with a factor")
             return self._pointwise(_POINTWISE[target], args[:2] if target in _FACTORED else args, expected)
         if target is _aten.bmm.default:
-            return self.small_products(*args)
+            return self.small_products(args[0], args[1], expected.dtype)
         if target is _aten.mm.default:
+            if expected.dtype != self.real:
+                raise UnsuitableError(f"there is a matrix product of {expected.dtype}")
             return self.product(args[0], args[1], turned)
         raise UnsuitableError(f"{target} is not known")
 
@@ -357,7 +366,15 @@ class _Reader:
         if len(axes) > 1:
             raise UnsuitableError("batches lie in different places")
         (axis,) = axes
-        return [x.ids if x.axis is not None else self.value(self.same(x, axis).squeeze(axis), axis).ids for x in values]
+        return [self.with_axis(x, axis) for x in values]
+
+    def with_axis(self, x: _Value, axis: int) -> Tensor:
+        """Its ids with a batch axis at this place, where it has one or is as long as the batch and the same for all."""
+        if x.axis is None:
+            return self.value(self.same(x, axis).squeeze(axis), axis).ids
+        if x.axis != axis:
+            raise UnsuitableError("batches lie in different places")
+        return x.ids
 
     def same(self, x: _Value, axis: int) -> Tensor:
         """Of an array that has the size of the batch in an axis, but is the same for all systems, the first place."""
@@ -478,10 +495,10 @@ class _Reader:
             node = self.loop(columns[0])
             if not node.whole:
                 raise UnsuitableError("there is a sum of many equal elements")
-            if node.dtype != self.real:
-                raise UnsuitableError(f"there is a sum of many elements of {node.dtype}")
+            if node.dtype != self.real or make.dtype != self.real:  # torch converts every element before it adds up
+                raise UnsuitableError(f"there is a sum of many elements of {node.dtype} as {make.dtype}")
             kind = "lane" if node.spread else "number"
-            return [make.convert(self.node("sum", node, kind=kind, dtype=node.dtype))]
+            return [self.node("sum", node, kind=kind, dtype=node.dtype)]
         return [self._folded(op, [self.atom(a) for a in column], make) for column in columns.tolist()]
 
     def _folded(self, op: str, nodes: Sequence[Node], make: "_Maker") -> Node:
@@ -573,11 +590,11 @@ class _Reader:
         node = self.node("outer", self.row(left), self.row(right), kind="array", dtype=self.real, size=m * n)
         return self.of_loop(node, (m, n), None)
 
-    def small_products(self, a: _Value, b: _Value) -> _Value:
-        """Products of small matrices, one pair per system."""
+    def small_products(self, a: _Value, b: _Value, dtype: torch.dtype) -> _Value:
+        """Products of small matrices, one pair per system, of real or whole numbers."""
         if a.axis != 0 or b.axis != 0 or math.prod(a.shape[1:]) * b.shape[2] > WIDEST:
             raise UnsuitableError("there are matrix products for every system")
-        make = _Maker(self, self.real, 1)
+        make = _Maker(self, dtype, 1)
         x, y = a.atoms.tolist(), b.atoms.t().tolist()
         nodes = []
         for row in x:
@@ -662,8 +679,19 @@ _FILLED: dict[Any, float | None] = {  # a value, or None for the last argument
     _aten.new_ones.default: 1.0,
     _aten.full_like.default: None,
     _aten.new_full.default: None,
+    _aten.fill.Scalar: None,
 }
-_EMPTY = {_aten.new_empty.default, _aten.empty.memory_format, _aten.empty_like.default}
+_EMPTY = {
+    _aten.new_empty.default,
+    _aten.new_empty_strided.default,
+    _aten.empty.memory_format,
+    _aten.empty_strided.default,
+    _aten.empty_like.default,
+}
+_WRITTEN_OVER = {_aten.copy.default, _aten.fill.Tensor}  # the first argument has a shape and no other say
+_LOOKED_AT = {"dtype", "alpha", "layout", "device", "pin_memory", "memory_format", "non_blocking"}
+"""What operations may be told by name: a dtype shows in the result, and the last ones change no number."""
+
 _MADE = {
     _aten.scalar_tensor.default,
     _aten.eye.default,
@@ -731,6 +759,50 @@ def _put_back(take: Any) -> Callable[..., Any]:
     return put
 
 
+def _put_into(take: Any, *, drops: bool) -> Callable[..., Any]:
+    """A part of an array written over: what ``take`` would take out of the result; ``drops``: and lose its axis."""
+
+    def put(reader: _Reader, args: Any, expected: Any) -> Tensor:
+        whole, part, dim, *rest = (*args, 0) if len(args) == 2 else args
+        dim %= len(whole.shape)
+        axis = whole.axis
+        if axis is None and part.axis is not None:
+            axis = part.axis + (drops and part.axis >= dim)
+        if axis is None:
+            ids = whole.ids.clone()
+        elif axis == dim:
+            raise UnsuitableError("elements of the batch are mixed")
+        else:
+            ids = reader.with_axis(whole, axis).clone()
+            part = part._replace(ids=reader.with_axis(part, axis - (drops and axis > dim)))
+        take(ids, dim, *rest).copy_(part.ids)
+        return ids
+
+    return put
+
+
+def _as_strided(reader: _Reader, args: Any, expected: Any) -> Tensor:
+    """Places in memory, where the array lies in order."""
+    x, size, stride, *start = args
+    flat = torch.arange(math.prod(x.shape)).as_strided(size, stride, *start)
+    if x.axis is None:
+        return x.ids.reshape(-1)[flat]
+    inner = math.prod(x.shape[x.axis + 1 :])
+    system = flat // inner % reader.batch
+    element = flat // (inner * reader.batch) * inner + flat % inner
+    rows = torch.arange(reader.batch)
+    for axis, n in enumerate(size):
+        if n == reader.batch and bool((system.movedim(axis, -1) == rows).all()):
+            first = element.select(axis, 0)
+            if bool((element == first.unsqueeze(axis)).all()):
+                return reader.value(x.atoms.reshape(-1)[first], axis).ids
+    raise UnsuitableError("elements of the batch are mixed")
+
+
+def _lies_in_order(x: Tensor) -> bool:
+    return x.is_contiguous() and x.storage_offset() == 0
+
+
 _MOVES: dict[Any, Callable[..., Any]] = {
     _aten.permute.default: _moved_by(torch.permute),
     _aten.transpose.int: _moved_by(torch.transpose),
@@ -744,7 +816,6 @@ _MOVES: dict[Any, Callable[..., Any]] = {
     _aten.squeeze.default: _moved_by(torch.squeeze),
     _aten.squeeze.dim: _moved_by(torch.squeeze),
     _aten.squeeze.dims: _moved_by(torch.squeeze),
-    _aten.squeeze_.dims: _moved_by(torch.squeeze),  # of a view that nobody else looks at: ``linear`` under ``vmap``
     _aten.expand.default: _expand,
     _aten.view.default: _reshape,
     _aten._unsafe_view.default: _reshape,
@@ -753,6 +824,9 @@ _MOVES: dict[Any, Callable[..., Any]] = {
     _aten.stack.default: _joined_by(torch.stack),
     _aten.select_backward.default: _put_back(torch.select),
     _aten.slice_backward.default: _put_back(_aten.slice.Tensor),
+    _aten.select_scatter.default: _put_into(torch.select, drops=True),
+    _aten.slice_scatter.default: _put_into(_aten.slice.Tensor, drops=False),
+    _aten.as_strided.default: _as_strided,
 }
 
 _FOLDS: dict[Any, tuple[str, bool]] = {  # pairwise operation, and whether it is a mean
@@ -858,6 +932,7 @@ _POINTWISE: dict[Any, Callable[..., Node]] = {
             _aten.detach.default,
             _aten.alias.default,
             _aten.contiguous.default,
+            _aten.lift_fresh_copy.default,
             _aten._to_copy.default,
         )
     },

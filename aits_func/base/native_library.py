@@ -52,7 +52,8 @@ class NativeCode:
     """Machine code of a program, for tensors on the CPU that lie in memory as it reads them.
 
     Made by `load`. ``lying`` are the strides of its arguments: their batch is in front of the shape and last in memory.
-    So is that of the results. It keeps the memory in which it computes; a call beside another gets one of its own.
+    So is that of the results. ``skips`` says whether it leaves out systems that a mask leaves out. It keeps the memory
+    in which it computes; a call beside another gets one of its own.
     """
 
     def __init__(self, program: Program, example: Sequence[Tensor], batched: Sequence[bool]) -> None:
@@ -64,6 +65,7 @@ class NativeCode:
         self.lying = [_strides(x.shape, 0 if has else None) for x, has in zip(example, batched, strict=True)]
         self.results = [_stored(result, program.batch) for result in program.results]
         self._words, self._independent, self._real = source.words, source.independent, program.real
+        self.skips = source.skips
         self._memory = torch.zeros(0, dtype=program.real, device="cpu")
         self._lock = threading.Lock()
 

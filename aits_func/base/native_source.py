@@ -58,6 +58,7 @@ class Source(NamedTuple):
     text: str  # to be compiled behind ``native_kernels.h``
     words: int  # zeros, of the width of a floating-point value, for every thread that calls it
     independent: bool  # whether its chunks may be computed one by one
+    skips: bool  # whether it leaves out systems that a mask leaves out, see `native_idle`
 
 
 def write_source(program: Program) -> Source:
@@ -109,7 +110,8 @@ class _Writer:
             f"real *const keeping = memory + {self.shared.words};",
             f"real *const locals = keeping + {tiles * self.layout.kept.words};",
         ]
-        return Source("\n".join([*head, *self.lines, "}", ""]), words, self._is_independent())
+        text = "\n".join([*head, *self.lines, "}", ""])
+        return Source(text, words, self._is_independent(), any(self.layout.idle))
 
     def _is_independent(self) -> bool:
         """Whether no system has to do with another, so that chunks need not wait for each other between two calls."""

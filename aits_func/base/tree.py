@@ -6,6 +6,7 @@ is ``()``; ``None`` is a leaf to torch and no leaf to optree, so it is not used.
 """
 
 from collections.abc import Callable, Sequence
+from functools import lru_cache
 from typing import Any, TypeVar
 
 import optree
@@ -68,6 +69,26 @@ def cast(tree: Tree, *, dtype: torch.dtype | None = None, device: torch.device |
         return leaf.to(device=device, dtype=dtype if leaf.is_floating_point() else None)
 
     return map_leaves(move, tree)
+
+
+def in_order(leaf: Tensor) -> Tensor:
+    """The same numbers, lying in memory as in a tensor that was just read from a file; the leaf itself if they do.
+
+    ``contiguous`` leaves the strides of an axis of length 1 as they are: of a weight (1, 8) they may be (9, 1), cut out
+    of a larger draw, or (8, 1). A matrix product may then take another way and round otherwise.
+    """
+    leaf = leaf.contiguous()
+    strides = _row_major(leaf.shape)
+    return leaf if leaf.stride() == strides else leaf.as_strided(leaf.shape, strides)
+
+
+@lru_cache(maxsize=4096)
+def _row_major(shape: torch.Size) -> tuple[int, ...]:
+    strides, step = [], 1
+    for size in reversed(shape):
+        strides.append(step)
+        step *= max(size, 1)
+    return tuple(reversed(strides))
 
 
 def global_norm(tree: Any) -> Tensor:

@@ -48,7 +48,7 @@ def describe(info: EpochInfo) -> str:
 
 
 def compilation_report(device: torch.device) -> Callable[[engine.Compilation], None]:
-    """Tells on stderr what is being compiled, how long it took, and once what runs eagerly instead.
+    """Tells on stderr what is being compiled, how long it took and what it became, and once what runs eagerly instead.
 
     Args:
         device: where it is compiled for; without a compiler for it nobody has to wait, and nothing is announced.
@@ -61,7 +61,8 @@ def compilation_report(device: torch.device) -> Callable[[engine.Compilation], N
         if event.reason:
             line = f"{event.label} runs eagerly: {event.reason}"
         elif event.seconds is not None:
-            line = f"compiled {event.label} in {event.seconds:.1f} s"
+            made = "native code" if not event.fallback else f"TorchInductor's, not native: {event.fallback}"
+            line = f"compiled {event.label} in {event.seconds:.1f} s ({made})"
         elif announce:
             line = f"compiling {event.label} ..."
         if line and not (event.reason and line in told):

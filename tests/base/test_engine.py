@@ -203,7 +203,9 @@ def test_a_result_has_its_batch_in_front_and_lies_as_the_next_call_wants_it(in_l
 @needs_compiler
 def test_who_watches_is_told_when_a_compilation_begins_and_ends(in_lanes):
     engine, told = in_lanes
-    assert told == [Compilation("a move", None, ""), Compilation("a move", engine.compile_seconds, "")]
+    became = Compilation("a move", engine.compile_seconds, "", "inductor", "aten.triu_indices.default is not known")
+    assert told == [Compilation("a move", None, ""), became]
+    assert (engine.back_end, engine.fallback) == ("inductor", "aten.triu_indices.default is not known")
     with watch_compilation(told.append):
         engine(SCALE, bodies_of(9, seed=4))
     assert len(told) == 2  # of what is compiled already there is nothing to tell
@@ -365,7 +367,8 @@ def test_who_watches_is_told_why_something_runs_eagerly(monkeypatch):
             engine(torch.zeros(2))  # the same shape
         begin, end = inner
         assert begin == Compilation("a sine", None, "")
-        assert end == Compilation("a sine", engine.compile_seconds, "no compiler for cpu")
+        why = "no compiler for cpu"
+        assert end == Compilation("a sine", engine.compile_seconds, why, "eager", why)
         assert 0 < end.seconds < 1  # the host's clock around next to nothing
         assert outer == []  # the innermost watches
         engine(torch.ones(3))

@@ -11,9 +11,10 @@ import torch
 from torch import fx
 
 from aits_func.base import native_graph
-from aits_func.base.engine import _trace, missing_compiler
+from aits_func.base.engine import missing_compiler
 from aits_func.base.native_graph import UnsuitableError, build_program
 from aits_func.base.native_library import load
+from aits_func.base.pure_graph import trace
 
 needs_compiler = pytest.mark.skipif(missing_compiler(torch.device("cpu")) != "", reason="needs a C++ compiler")
 
@@ -168,7 +169,7 @@ POINTWISE = [
     (aten.threshold_backward.default, lambda a: (a.y, a.x, 0)),
     (aten.tanh_backward.default, lambda a: (a.x, a.p)),
     (aten.sigmoid_backward.default, lambda a: (a.x, a.p)),
-    *each(("clone", "detach", "alias", "contiguous", "_to_copy"), "default", lambda a: (a.x,)),
+    *each(("clone", "detach", "alias", "contiguous", "lift_fresh_copy", "_to_copy"), "default", lambda a: (a.x,)),
     (aten.clone.default, lambda a: (a.m,)),
     (aten._to_copy.default, lambda a: (a.x, {"dtype": torch.bool})),
     (aten._to_copy.default, lambda a: (a.m, {"dtype": a.x.meta["val"].dtype})),
@@ -315,7 +316,7 @@ def test_functions_are_right_to_the_last_digits_over_their_whole_range(dtype):
     def all_of(small, even, near_one):
         return (*[f(x) for f in functions for x in (small, even)], near_one.log(), even.sin(), even.cos())
 
-    ours = native(_trace(all_of, ranges), ranges, [True] * 3)
+    ours = native(trace(all_of, ranges), ranges, [True] * 3)
     # Of 32 bits the exact oracle is right to the last digit, torch itself to one rounding.
     exact = [x.to(dtype) for x in all_of(*(x.double() for x in ranges))]
     exact[4:8] = all_of(*ranges)[4:8]  # the sigmoid is 0, for both, where e⁻ˣ is too large for the type
@@ -331,7 +332,11 @@ ARRAYS = {
     "z": random(B, 3, 2, seed=2),
     "flat": random(B),
     "thin": random(B, 1, 3, 1, seed=3),
+    "flat_rows": random(B, 3, seed=10),
+    "pairs": random(B, 2, 2, seed=11),
     "few": random(2, 3, seed=5),  # numbers
+    "six": random(6, seed=12),
+    "four": random(4, 2, seed=13),
     "many": random(4, 6, seed=6),  # an array
     "more": random(4, 6, seed=7),
     "slim": random(1, 20, 1, seed=8),
@@ -376,7 +381,6 @@ MOVES = [
     (aten.squeeze.dim, lambda a: (a.thin, -1)),
     (aten.squeeze.dim, lambda a: (a.x, 1)),
     (aten.squeeze.dims, lambda a: (a.thin, [1, 3])),
-    (aten.squeeze_.dims, lambda a: (a.thin, [1, 3])),
     (aten.expand.default, lambda a: (a.thin, [B, 4, 3, 2])),
     (aten.expand.default, lambda a: (a.thin, [2, -1, -1, -1, -1])),
     (aten.expand.default, lambda a: (a.slim, [1, 20, 3])),
@@ -400,6 +404,15 @@ MOVES = [
     (aten.slice_backward.default, lambda a: (a.x, [B, 2, 7], 2, 1, 7, 2)),
     (aten.slice_backward.default, lambda a: (a.x, [B, 2, 3], 0, 0, END, 1)),
     (aten.slice_backward.default, lambda a: (a.many, [4, 8], 1, 2, END, 1)),
+    (aten.select_scatter.default, lambda a: (a.x, a.flat_rows, 1, -1)),
+    (aten.select_scatter.default, lambda a: (a.many, a.six, 0, 2)),
+    (aten.slice_scatter.default, lambda a: (a.x, a.pairs, 2, 1, END)),
+    (aten.slice_scatter.default, lambda a: (a.mask, a.mask, 1)),
+    (aten.slice_scatter.default, lambda a: (a.many, a.more, 1, 0, END, 1)),
+    (aten.slice_scatter.default, lambda a: (a.many, a.four, 1, 1, END, 3)),
+    (aten.as_strided.default, lambda a: (a.x, [B, 2], [6, 3], 1)),
+    (aten.as_strided.default, lambda a: (a.mask, [3, B], [1, 6])),
+    (aten.as_strided.default, lambda a: (a.many, [2, 3], [12, 2], 1)),
     # not movers, but as exact
     (aten.zeros_like.default, lambda a: (a.x,)),
     (aten.ones_like.default, lambda a: (a.x, {"dtype": torch.bool})),
@@ -407,7 +420,10 @@ MOVES = [
     (aten.new_zeros.default, lambda a: (a.x, [3])),
     (aten.new_ones.default, lambda a: (a.x, [2, 20])),
     (aten.new_full.default, lambda a: (a.x, [4], -0.1)),
+    (aten.fill.Scalar, lambda a: (a.mask, True)),
     (aten.new_empty.default, lambda a: (a.x, [0])),
+    (aten.new_empty_strided.default, lambda a: (a.x, [0], [1])),
+    (aten.empty_strided.default, lambda a: ([0], [1], {"dtype": torch.float64})),
     (aten.empty.memory_format, lambda a: ([0, 3], {"dtype": torch.float64})),
     (aten.empty_like.default, lambda a: (a.none,)),
     (aten.scalar_tensor.default, lambda a: (1.5, {"dtype": torch.float64})),
@@ -464,6 +480,10 @@ def folds():
         yield aten.any.default, (name,)
         yield aten.all.default, (name,)
     yield aten.sum.dim_IntList, ("few", [1], True)
+    for over in ([1, 2], [0], [0, 2]):  # every element as another type, and then the sum
+        yield aten.sum.dim_IntList, ("x", over, False, {"dtype": torch.int64})
+        yield aten.sum.dim_IntList, ("x", over, False, {"dtype": torch.bool})
+        yield aten.mean.dim, ("whole", over, False, {"dtype": torch.float64})
     yield aten.amax.default, ("few", [0])
     yield aten.sum.default, ("many",)
     yield aten.mean.default, ("many",)
@@ -515,7 +535,7 @@ def test_rows_are_summed_over_themselves_and_over_the_batch():
         rows = x @ w
         return rows.sum(1), rows.mean(1, keepdim=True), rows.sum(0), rows.mean(0), rows.mean(), (rows > 0)[:, 7].sum(0)
 
-    ours, theirs = native(_trace(of, [x, w]), [x, w], [True, False]), of(x, w)
+    ours, theirs = native(trace(of, [x, w]), [x, w], [True, False]), of(x, w)
     for mine, expected in zip(ours, theirs, strict=True):
         assert (mine.shape, mine.dtype) == (expected.shape, expected.dtype)
         torch.testing.assert_close(mine, expected, rtol=0, atol=1e-12)  # 1.4e4 numbers of order one, and at random
@@ -598,13 +618,13 @@ REFUSED = {
 def test_what_native_code_cannot_do_right_is_refused_with_a_reason(name):
     function, batched, others, reason = REFUSED[name]
     example, has = [*batched, *others], [True] * len(batched) + [False] * len(others)
-    graph = _trace(lambda *x: function(*x) if isinstance(function(*x), tuple) else (function(*x),), example)
+    graph = trace(lambda *x: function(*x) if isinstance(function(*x), tuple) else (function(*x),), example)
     with pytest.raises(UnsuitableError, match=re.escape(reason)):
         load(build_program(graph, example, has), example, has)
 
 
 def test_a_program_that_is_too_long_is_refused(monkeypatch):
     monkeypatch.setattr(native_graph, "LONGEST", 20)
-    graph = _trace(lambda x: (sum((x + k).sin() for k in range(4)),), [X])
+    graph = trace(lambda x: (sum((x + k).sin() for k in range(4)),), [X])
     with pytest.raises(UnsuitableError, match="there are more than 20 operations"):
         build_program(graph, [X], [True])

@@ -5,11 +5,12 @@ import pytest
 import torch
 from torch.func import grad, vmap
 
-from aits_func.base.engine import _trace, build_engine, missing_compiler
+from aits_func.base.engine import build_engine, missing_compiler
 from aits_func.base.native_delay import delay
 from aits_func.base.native_graph import build_program
 from aits_func.base.native_idle import find_idle
 from aits_func.base.native_layout import Layout
+from aits_func.base.pure_graph import trace
 
 needs_compiler = pytest.mark.skipif(missing_compiler(torch.device("cpu")) != "", reason="needs a C++ compiler")
 B, WIDTH = 700, 20  # two chunks
@@ -46,7 +47,7 @@ def program_of(function, *example):
     def flat(*leaves):
         return tuple(x.clone() for x in optree.tree_leaves(function(*optree.tree_unflatten(structure, leaves))))
 
-    return build_program(_trace(flat, leaves), leaves, [len(leaf) == B for leaf in leaves])
+    return build_program(trace(flat, leaves), leaves, [len(leaf) == B for leaf in leaves])
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,10 @@ import pytest
 import torch
 
 from aits_func.base import native_library
-from aits_func.base.engine import _trace, build_engine, missing_compiler
+from aits_func.base.engine import build_engine, missing_compiler
 from aits_func.base.native_graph import UnsuitableError, build_program
 from aits_func.base.native_library import find_compiler, load
+from aits_func.base.pure_graph import trace
 
 needs_compiler = pytest.mark.skipif(missing_compiler(torch.device("cpu")) != "", reason="needs a C++ compiler")
 X = torch.arange(5, dtype=torch.float64)
@@ -48,7 +49,7 @@ def compilations(monkeypatch):
 
 def times(factor, x=X):
     """Native code for x times a factor."""
-    return load(build_program(_trace(lambda x: (factor * x,), [x]), [x], [True]), [x], [True])
+    return load(build_program(trace(lambda x: (factor * x,), [x]), [x], [True]), [x], [True])
 
 
 def fake_compiler(monkeypatch, folder, body):

@@ -33,7 +33,7 @@ def natively(monkeypatch):
 
 def is_native(engine):
     """Whether all that it has compiled is native."""
-    return bool(engine._compiled) and all(isinstance(code, engines._Native) for code in engine._compiled.values())
+    return bool(engine._compiled) and all(code.back_end == "native" for code in engine._compiled.values())
 
 
 def leaves_of(result):

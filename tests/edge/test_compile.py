@@ -32,6 +32,7 @@ def quick_compiler(monkeypatch):
 
     def compile_(self, trees, leaves, structure):
         time.sleep(0.05)
+        return engine._Code(lambda given: self._eager(given, structure), "native", "")
 
     monkeypatch.setattr(engine, "missing_compiler", lambda device: "")
     monkeypatch.setattr(engine.Engine, "_compile", compile_)
@@ -60,9 +61,15 @@ def assert_same_numbers(run, other):
 
 def test_a_line_when_it_begins_and_one_when_it_ends(capsys, quick_compiler):
     tell = compilation_report(CPU)
-    for event in (Compilation("a step", None, ""), Compilation("a step", 12.34, "")) * 2:
+    for event in (Compilation("a step", None, ""), Compilation("a step", 12.34, "", "native")) * 2:
         tell(event)
-    assert capsys.readouterr() == ("", "compiling a step ...\ncompiled a step in 12.3 s\n" * 2)
+    assert capsys.readouterr() == ("", "compiling a step ...\ncompiled a step in 12.3 s (native code)\n" * 2)
+
+
+def test_what_did_not_become_native_code_is_told_with_the_reason(capsys, quick_compiler):
+    compilation_report(CPU)(Compilation("a step", 12.34, "", "inductor", "there is an argument of torch.int32"))
+    line = "compiled a step in 12.3 s (TorchInductor's, not native: there is an argument of torch.int32)\n"
+    assert capsys.readouterr().err == line
 
 
 def test_a_reason_is_told_once_and_another_again(capsys, quick_compiler):

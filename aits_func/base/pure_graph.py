@@ -1,0 +1,82 @@
+"""A function as a graph of operations of which none writes: what both compilers can read without looking back.
+
+A trace records what torch did, writes included: ``y[:, 1] = x[:, 0]`` is a copy into a view of y, whose result nobody
+uses. A reader that follows results alone would leave it out. So writes are turned into operations with results
+(``select_scatter`` and the like, by ``torch.func.functionalize``), and what still writes after that, into an argument
+or a tensor from outside, is refused, as is what draws random numbers: compiled, it would not be what eager code does.
+"""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, fx
+from torch.func import functionalize
+from torch.fx.experimental.proxy_tensor import make_fx
+
+_aten = torch.ops.aten
+
+# They change how one tensor is looked at, not what is in memory, and the trace goes on with the result: ``linear``
+# under ``vmap`` squeezes like that. So no second trace is needed for them.
+_LOOKS = {
+    _aten.squeeze_.default: _aten.squeeze.default,
+    _aten.squeeze_.dim: _aten.squeeze.dim,
+    _aten.squeeze_.dims: _aten.squeeze.dims,
+    _aten.unsqueeze_.default: _aten.unsqueeze.default,
+    _aten.transpose_.default: _aten.transpose.int,
+    _aten.t_.default: _aten.t.default,
+}
+
+
+class ImpureError(Exception):
+    """A function does more, or less, than its results say, for the reason given."""
+
+
+def trace_pure(function: Callable[..., Any], example: Sequence[Tensor]) -> fx.GraphModule:
+    """The graph of a function, without an operation that writes.
+
+    Args:
+        function: tensors in, a sequence of tensors out.
+        example: arguments; they are looked at for shape and dtype alone.
+
+    Returns:
+        A graph of the same arguments.
+
+    Raises:
+        ImpureError: if the function writes into its arguments or into a tensor from outside, or draws random numbers.
+    """
+    graph = trace(function, example)
+    for node in graph.graph.nodes:
+        if node.target in _LOOKS and node.args[0].op == "call_function":
+            node.target = _LOOKS[node.target]
+    if any(map(_writes, graph.graph.nodes)):
+        graph = trace(functionalize(graph, remove="mutations"), example)
+    for node in graph.graph.nodes:
+        if _writes(node):
+            raise ImpureError("it writes into its arguments, or into a tensor that it was not given")
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
+            raise ImpureError("it draws random numbers, of which compiled code would draw others")
+        if not node.users and node.op == "call_function" and node.is_impure():
+            raise ImpureError(f"it calls {node.target}, which is there for what it does and not for its result")
+    graph.recompile()
+    return graph
+
+
+def trace(function: Callable[..., Any], example: Sequence[Tensor], formulas: Any = None) -> fx.GraphModule:
+    """The graph of a function as it is, on shapes alone.
+
+    A large ensemble is traced as fast as a small one, and takes no memory.
+
+    Args:
+        function: tensors in, a sequence of tensors out.
+        example: arguments.
+        formulas: operations that are to be written as others.
+
+    Returns:
+        A graph of the same arguments.
+    """
+    return make_fx(function, formulas, "fake", _allow_non_fake_inputs=True)(*example)
+
+
+def _writes(node: fx.Node) -> bool:
+    return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
