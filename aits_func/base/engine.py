@@ -247,9 +247,7 @@ class Engine:
         self.reason, self.compile_seconds = reason or self.reason, self.compile_seconds + seconds
         tell(Compilation(self._label, seconds, reason, code.back_end, code.fallback))
         if wrong:
-            _warn(
-                f"{self._label} is not compiled: {reason}; it runs eagerly. This is a fault of a compiler: report it."
-            )
+            _warn(f"{self._label} runs eagerly: {reason}. This is a fault of a compiler; report it.")
         elif reason and self._mode == "on":
             raise ValueError(f'compile = "on": {reason}; use compile = "auto" or "off"')
         return code

@@ -34,7 +34,7 @@ Index = tuple[int, ...]
 
 
 class UnsuitableError(Exception):
-    """The graph stays as it was: it looks at places in memory, or would have more than `LONGEST` operations."""
+    """The graph stays as it was: it would have more than `LONGEST` operations."""
 
 
 class Lanes(NamedTuple):
@@ -114,8 +114,6 @@ class _Apart(fx.Interpreter):
             return args[0][args[1]]
         if target in (_aten.view.default, _aten._unsafe_view.default):
             target = _aten.reshape.default  # arrays may lie otherwise in memory than when the graph was made
-        if target in _BY_PLACE:
-            raise UnsuitableError
         if not any(isinstance(x, Lanes) for x in flat):
             return super().call_function(target, args, kwargs)
         out = self._on_lanes(target, args, kwargs, flat)
@@ -426,9 +424,6 @@ def _backward_of(forward: Callable[..., Lanes | None]) -> Callable[..., Lanes | 
 
     return backward
 
-
-_BY_PLACE = {_aten.as_strided.default, _aten.as_strided_copy.default, _aten.as_strided_scatter.default}
-"""Operations that go by where numbers lie in memory, which is elsewhere here."""
 
 _POINTWISE_TOO = {
     _aten.where.self,

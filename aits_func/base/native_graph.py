@@ -171,8 +171,6 @@ class _Reader:
                 return self._program([values[x] for x in results], dtypes, len(example))
             elif node.users:
                 args, kwargs = fx.map_arg((node.args, node.kwargs), lambda x: values[x])
-                if node.target is _aten.as_strided.default and not _lies_in_order(node.args[0].meta["val"]):
-                    raise UnsuitableError("there is a view of memory that does not lie in order")
                 values[node] = self._call(node.target, args, kwargs, node.meta.get("val"), _is_turned(node))
                 if len(self._nodes) > LONGEST:
                     raise UnsuitableError(f"there are more than {LONGEST} operations")
@@ -680,6 +678,7 @@ _FILLED: dict[Any, float | None] = {  # a value, or None for the last argument
     _aten.full_like.default: None,
     _aten.new_full.default: None,
     _aten.fill.Scalar: None,
+    _aten.zero.default: 0.0,
 }
 _EMPTY = {
     _aten.new_empty.default,
@@ -781,26 +780,12 @@ def _put_into(take: Any, *, drops: bool) -> Callable[..., Any]:
     return put
 
 
-def _as_strided(reader: _Reader, args: Any, expected: Any) -> Tensor:
-    """Places in memory, where the array lies in order."""
-    x, size, stride, *start = args
-    flat = torch.arange(math.prod(x.shape)).as_strided(size, stride, *start)
-    if x.axis is None:
-        return x.ids.reshape(-1)[flat]
-    inner = math.prod(x.shape[x.axis + 1 :])
-    system = flat // inner % reader.batch
-    element = flat // (inner * reader.batch) * inner + flat % inner
-    rows = torch.arange(reader.batch)
-    for axis, n in enumerate(size):
-        if n == reader.batch and bool((system.movedim(axis, -1) == rows).all()):
-            first = element.select(axis, 0)
-            if bool((element == first.unsqueeze(axis)).all()):
-                return reader.value(x.atoms.reshape(-1)[first], axis).ids
-    raise UnsuitableError("elements of the batch are mixed")
-
-
-def _lies_in_order(x: Tensor) -> bool:
-    return x.is_contiguous() and x.storage_offset() == 0
+def _diagonal(reader: _Reader, args: Any, expected: Any) -> Tensor:
+    x, *rest = args
+    first, second = (k % len(x.shape) for k in (rest[1:] if len(rest) == 3 else (0, 1)))
+    if x.axis in (first, second):
+        raise UnsuitableError("elements of the batch are mixed")
+    return torch.diagonal(x.ids, *rest)
 
 
 _MOVES: dict[Any, Callable[..., Any]] = {
@@ -826,7 +811,7 @@ _MOVES: dict[Any, Callable[..., Any]] = {
     _aten.slice_backward.default: _put_back(_aten.slice.Tensor),
     _aten.select_scatter.default: _put_into(torch.select, drops=True),
     _aten.slice_scatter.default: _put_into(_aten.slice.Tensor, drops=False),
-    _aten.as_strided.default: _as_strided,
+    _aten.diagonal.default: _diagonal,
 }
 
 _FOLDS: dict[Any, tuple[str, bool]] = {  # pairwise operation, and whether it is a mean

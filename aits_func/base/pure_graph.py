@@ -2,8 +2,9 @@
 
 A trace records what torch did, writes included: ``y[:, 1] = x[:, 0]`` is a copy into a view of y, whose result nobody
 uses. A reader that follows results alone would leave it out. So writes are turned into operations with results
-(``select_scatter`` and the like, by ``torch.func.functionalize``), and what still writes after that, into an argument
-or a tensor from outside, is refused, as is what draws random numbers: compiled, it would not be what eager code does.
+(``select_scatter`` and the like, by ``torch.func.functionalize``; views by strides into slices), and what still writes
+after that, into an argument or a tensor from outside, is refused, as is what draws random numbers: compiled, it would
+not be what eager code does.
 """
 
 from collections.abc import Callable, Sequence
@@ -13,6 +14,8 @@ import torch
 from torch import Tensor, fx
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
+
+from . import strided
 
 _aten = torch.ops.aten
 
@@ -43,14 +46,21 @@ def trace_pure(function: Callable[..., Any], example: Sequence[Tensor]) -> fx.Gr
         A graph of the same arguments.
 
     Raises:
-        ImpureError: if the function writes into its arguments or into a tensor from outside, or draws random numbers.
+        ImpureError: if the function writes into its arguments or into a tensor from outside, draws random numbers, or
+            looks at memory by strides in a way that is no slice.
     """
     graph = trace(function, example)
     for node in graph.graph.nodes:
         if node.target in _LOOKS and node.args[0].op == "call_function":
             node.target = _LOOKS[node.target]
-    if any(map(_writes, graph.graph.nodes)):
-        graph = trace(functionalize(graph, remove="mutations"), example)
+    try:
+        if any(map(_writes, graph.graph.nodes)):
+            graph = trace(functionalize(graph, remove="mutations"), example, strided.FORMULAS)
+        elif any(node.target in strided.FORMULAS for node in graph.graph.nodes):
+            graph = trace(graph, example, strided.FORMULAS)
+    except strided.StridedError as error:
+        raise ImpureError(str(error)) from error
+    _join_reshapes(graph)
     for node in graph.graph.nodes:
         if _writes(node):
             raise ImpureError("it writes into its arguments, or into a tensor that it was not given")
@@ -60,6 +70,16 @@ def trace_pure(function: Callable[..., Any], example: Sequence[Tensor]) -> fx.Gr
             raise ImpureError(f"it calls {node.target}, which is there for what it does and not for its result")
     graph.recompile()
     return graph
+
+
+def _join_reshapes(graph: fx.GraphModule) -> None:
+    """Make one of two reshapes in turn: through memory in one row, say, which mixes what a reader keeps apart."""
+    reshapes = (_aten.view.default, _aten.reshape.default, _aten._unsafe_view.default)
+    for node in graph.graph.nodes:
+        while node.target in reshapes and node.args[0].target in reshapes:
+            node.target = _aten.reshape.default
+            node.args = (node.args[0].args[0], node.meta["val"].shape)
+    graph.graph.eliminate_dead_code()
 
 
 def trace(function: Callable[..., Any], example: Sequence[Tensor], formulas: Any = None) -> fx.GraphModule:

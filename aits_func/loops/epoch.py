@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 from ..base.check import require
 from ..base.rng import fold_in
+from ..base.tree import in_order, map_leaves
 from ..base.types import Population, TrainState
 from .collect import COMPLETE, CollectInfo, collect_trajectory
 from .learner import Learner
@@ -54,6 +55,7 @@ def train_epoch_two_phase(
         ValueError: on an argument out of range; TypeError on an unknown keyword.
     """
     epoch = int(state.epoch)
+    state = map_leaves(in_order, state)  # as it would lie if it came from a checkpoint: a resumed run is the same run
     state, trajectory, collected = collect_trajectory(
         state,
         learner=learner,

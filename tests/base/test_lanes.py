@@ -409,12 +409,6 @@ def test_a_graph_of_too_many_operations_stays_as_it_was(monkeypatch):
         assert (spread(graph, [POSITION], [True]) is None) is kept
 
 
-def test_a_graph_that_looks_at_places_in_memory_stays_as_it_was():
-    graph = traced(lambda x: (x * 2).as_strided((B, 3), (6, 2)), [POSITION])  # they lie elsewhere in lanes
-    assert aten.as_strided.default in targets(graph)
-    assert spread(graph, [POSITION], [True]) is None
-
-
 def test_lanes_put_together_are_the_array_that_was_taken_apart():
     apart = take_apart(POSITION)
     assert (apart.shape, apart.axis, apart.batch, len(apart.parts)) == ((B, 3, 2), 0, B, 6)
