@@ -6,6 +6,7 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from torch.func import grad
 
 from aits_func.base.types import Sample
 from aits_func.physics.criteria import build_criterion
@@ -23,6 +24,7 @@ from aits_func.testing import (
     systems,
     units,
 )
+from aits_func.testing.derivatives import demand_slopes_close, weighted_sum
 from aits_func.timestep.features import build_features
 from aits_func.timestep.policy import build_criterion_policy
 from aits_func.timestep.window import empty_window
@@ -92,7 +94,29 @@ def test_invariant_features_do_not_know_the_direction_of_time(system, softening,
 def test_invariant_features_do_not_know_units(data, system, softening, G):
     scale = data.draw(units(G))
     ours, theirs = build_gravity(softening=softening), build_gravity(G=G, softening=scale.length * softening)
-    assert_same_invariants(invariants(theirs, in_units(scale, system)), invariants(ours, system))
+    other = in_units(scale, system)
+    assert_same_invariants(invariants(theirs, other), invariants(ours, system))
+    slopes = grad(sum_of_invariants(theirs, other), argnums=(0, 1, 2))(*other[:3])
+    factors = (scale.mass, scale.length, scale.length / scale.time)
+    demand_slopes_close(
+        [slope * factor for slope, factor in zip(slopes, factors, strict=True)],
+        grad(sum_of_invariants(ours, system), argnums=(0, 1, 2)),
+        system[:3],
+        "the derivative of the features in other units",
+        ("masses", "positions", "velocities"),
+        tolerance=LOGARITHM,
+        scale=1.0,
+    )
+
+
+def sum_of_invariants(gravity, system):
+    """A sum of all invariant features, as a function of masses, positions and velocities."""
+
+    def total(mass, position, velocity):
+        there = system._replace(mass=mass, position=position, velocity=velocity)
+        return weighted_sum(invariants(gravity, there))
+
+    return total
 
 
 @given(st.data(), SYSTEMS, CONSTANTS)

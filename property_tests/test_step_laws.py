@@ -8,13 +8,13 @@ from hypothesis import strategies as st
 from torch.func import grad, vmap
 
 from aits_func.base import tree
-from aits_func.base.types import Sample, System
+from aits_func.base.types import Sample
 from aits_func.loops.objective import build_objective
 from aits_func.physics.gravity import build_gravity
 from aits_func.physics.initial_conditions import binaries, gaussian_cluster, hierarchical_triple
 from aits_func.physics.integrators import INTEGRATORS, build_integrator
 from aits_func.physics.pair_criteria import p_norm
-from aits_func.testing import parameters, policies
+from aits_func.testing import in_units, parameters, policies, units
 from aits_func.timestep.features import build_features
 from aits_func.timestep.policy import Policy, build_residual_policy
 from aits_func.timestep.step import build_step
@@ -143,28 +143,28 @@ def test_nothing_is_changed_in_place_and_nothing_is_drawn(attempt):
     assert torch.equal(torch.get_rng_state(), generator)
 
 
-@given(st.data(), attempts(softenings=(0.0,)), st.floats(-3, 3), st.floats(-3, 3))
-def test_a_step_of_dimensionless_features_is_the_same_in_any_units(data, attempt, log_length, log_mass):
+@given(st.data(), attempts(softenings=(0.0,)), units())
+def test_a_step_of_dimensionless_features_and_the_gradient_of_its_loss_are_the_same_in_any_units(data, attempt, scale):
     gravity = build_gravity()
     features = build_features("invariant", gravity)
     policy = build_residual_policy(features, p_norm(gravity, eta=0.05), hidden=(4,))
     step = build_step(policy, gravity, build_integrator("leapfrog_kdk", gravity), energy_scale="kinetic")
     params = data.draw(parameters(policy))
     systems = attempt[2].system
-    length, mass = 10.0**log_length, 10.0**log_mass
-    time = math.sqrt(length**3 / mass)
-    scaled = System(
-        mass * systems.mass,
-        length * systems.position,
-        length / time * systems.velocity,
-        time * systems.time,
-        systems.work,
-    )
+    length, _, time = scale
+    scaled = in_units(scale, systems)
     after, info = lifted(step)(params, vmap(first_sample)(systems))
     scaled_after, scaled_info = lifted(step)(params, vmap(first_sample)(scaled))
     torch.testing.assert_close(scaled_info.dt, time * info.dt, rtol=1e-8, atol=0)  # derivatives up to the snap
     torch.testing.assert_close(scaled_after.position, length * after.position, rtol=1e-8, atol=1e-9 * length)
     torch.testing.assert_close(scaled_info.energy_error, info.energy_error, **CLOSE)
+
+    def error(params, systems):
+        return lifted(step)(params, vmap(first_sample)(systems))[1].energy_error.sum()
+
+    ours, theirs = grad(error)(params, scaled), grad(error)(params, systems)
+    for leaf, expected in zip(tree.leaves(ours), tree.leaves(theirs), strict=True):
+        torch.testing.assert_close(leaf, expected, **CLOSE)
 
 
 def exploding(policy):

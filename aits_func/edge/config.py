@@ -149,6 +149,7 @@ SOURCE_PRESET: dict[str, Any] = {
     "loss_on": "failed",
     "convergence": "minibatch",
     "replay_steps": 1000,
+    "energy_scale": "source",
 }
 
 CHOICES: dict[str, tuple[str, ...]] = {
@@ -156,7 +157,7 @@ CHOICES: dict[str, tuple[str, ...]] = {
     "dtype": ("float64", "float32"),
     "integrator": ("leapfrog_kdk", "leapfrog_dkd", "hermite", "yoshida4", "yoshida6", "yoshida8"),
     "scheme": ("direct", "implicit_symmetric", "hairer_soderlind", "time_transformed"),
-    "energy_scale": ("total", "kinetic"),
+    "energy_scale": ("total", "kinetic", "source"),
     "compile": ("auto", "on", "off"),
     "cost": ("median", "mean"),
     "features": ("invariant", "basic", "rich", "delta_mag"),

@@ -17,6 +17,7 @@ from torch.func import vmap
 from ..base.check import check_system, require, require_choice
 from ..base.tree import cast, stack, take
 from ..base.types import System
+from ..learning.losses import guarded_energy
 from ..loops.collect import check_energies
 from ..physics.gravity import Gravity, build_gravity
 from ..physics.invariants import angular_momentum, centre_of_mass
@@ -235,7 +236,8 @@ def _run_one(system: System, span: float, setting: _Setting, return_error: bool)
 def _energy_statistics(samples: _Samples) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Final, maximal, maximal over |W|, and mean error, and the slope of its drift; () each."""
     change = samples.energy - samples.energy[0]
-    error = change / samples.energy[0].abs()
+    start, depth = samples.energy[0], samples.potential[0].abs()
+    error = change / guarded_energy(start, (start - samples.potential[0]).abs() + depth)
     dt, size = samples.time.diff(), error.abs()
     elapsed = samples.time[-1]
     span = torch.where(elapsed > 0, elapsed, 1.0)

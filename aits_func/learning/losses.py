@@ -10,17 +10,21 @@ from torch import Tensor
 
 from ..base.check import require
 
-# The source system's guards: a relative and an absolute one in the denominator, one in the logarithm.
-_GUARD = ENERGY_GUARD = 1e-12
+_GUARD = 1e-12  # on numbers without unit: relative energies, and the ε in a logarithm
+SOURCE_GUARD = 1e-12
+"""The source system's guard on an energy, in the caller's units: the one number here that is bound to a unit."""
 
 
 def relative_energy_error(energy_before: Tensor, energy_after: Tensor, scale: Tensor | None = None) -> Tensor:
     """Relative energy error ε = |E₁ − E₀| / |E₀ + 1e-12 |E₀| + 1e-12|, or |E₁ − E₀| / scale.
 
+    Without a scale it is the source system's, and bound to a unit: its guard of 1e-12 is an energy in the caller's
+    units, beside which energies should be large (those of a grain of dust in SI units are not).
+
     Args:
         energy_before: E₀, any shape.
         energy_after: E₁, the same shape.
-        scale: an energy > 0 to divide by instead, e.g. K₀ + |W₀| where E₀ may be 0.
+        scale: an energy > 0 to divide by instead, e.g. `guarded_energy`, or K₀ + |W₀| where E₀ may be 0.
 
     Returns:
         ε, the same shape, dimensionless; NaN or infinite where an energy is.
@@ -30,7 +34,20 @@ def relative_energy_error(energy_before: Tensor, energy_after: Tensor, scale: Te
 
 def energy_divisor(energy_before: Tensor, scale: Tensor | None = None) -> Tensor:
     """What energy errors are relative to: |E₀ + 1e-12 |E₀| + 1e-12|, or the scale if one is given; ≥ 0, like E₀."""
-    return (energy_before + _GUARD * energy_before.abs() + _GUARD).abs() if scale is None else scale
+    return (energy_before + _GUARD * energy_before.abs() + SOURCE_GUARD).abs() if scale is None else scale
+
+
+def guarded_energy(energy: Tensor, size: Tensor) -> Tensor:
+    """|E₀|, but at least 10⁻¹² of K₀ + |W₀|: a scale for errors, the same in any units.
+
+    Args:
+        energy: E₀, any shape.
+        size: K₀ + |W₀|, the same shape.
+
+    Returns:
+        The same shape, an energy; 0 only where the size is.
+    """
+    return torch.maximum(energy.abs(), _GUARD * size)
 
 
 def check_energy_threshold(

@@ -11,6 +11,7 @@ from ..base.check import require
 from ..base.tree import named_leaves
 from ..base.types import Params, System
 from ..physics.gravity import Gravity, in_double
+from ..timestep.energies import weigh
 from ..timestep.run import Start
 
 
@@ -20,16 +21,14 @@ def measure(systems: System, gravity: Gravity, energy_scale: str, min_dt: float,
     Args:
         systems: leaves (B, ...).
         gravity: weighs energies.
-        energy_scale: "total": |E₀|; "kinetic": K₀ + |W₀|.
+        energy_scale: one of `ENERGY_SCALES`.
         min_dt: the floor of a step, time.
         max_steps: the limit of steps.
 
     Returns:
         A `Start`, leaves (B,).
     """
-    heavy = in_double(systems)
-    energy = vmap(gravity.energy)(heavy)
-    scale = energy.abs() if energy_scale == "total" else vmap(gravity.energy_size)(heavy)
+    energy, scale = vmap(lambda system: weigh(system, gravity, energy_scale))(in_double(systems))
     floor, limit = torch.full_like(systems.time, min_dt), torch.full_like(systems.time, max_steps, dtype=torch.int64)
     return Start(energy, scale, systems.time, floor, limit)
 

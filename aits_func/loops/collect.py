@@ -14,9 +14,9 @@ from ..base.tree import concatenate, select, take
 from ..base.types import Params, Population, Sample, StepInfo, System, TrainState
 from ..learning.least_squares import LeastSquares
 from ..learning.optimizers import GradientTransformation
-from ..physics.gravity import Gravity
+from ..physics.gravity import Gravity, in_double
+from ..timestep.energies import ENERGY_SCALES
 from ..timestep.rounding import MARGIN, Limit
-from ..timestep.step import ENERGY_SCALES
 from ..timestep.window import first_sample, push
 from .learner import Learner
 from .objective import Groups, count_samples
@@ -70,7 +70,7 @@ def init_population(
         history_len: H ≥ 0, the length of the windows.
         stop_time: for every batch (B,), the time at which a system retires, e.g. its period; None
             for never.
-        energy_scale: with "total", a system of no energy is refused.
+        energy_scale: as in `attempt_single_step`; unless it is "kinetic", a system of no energy is refused.
 
     Returns:
         A tuple of `Population`.
@@ -89,7 +89,7 @@ def init_population(
     for number, (batch, end) in enumerate(zip(batches, ends, strict=True)):
         check_system(batch, softening=gravity.softening, batched=True, where=f"systems[{number}]")
         check_energies(batch, gravity=gravity, energy_scale=energy_scale, where=f"systems[{number}]")
-        if energy_scale == "total":
+        if energy_scale == "source":
             check_guard(batch, gravity=gravity, where=f"systems[{number}]")
         sample = vmap(lambda system: first_sample(system, history_len))(batch)
         groups.append(Population(sample, torch.full_like(batch.time, math.inf) if end is None else end.to(batch.time)))
@@ -102,14 +102,15 @@ def check_energies(systems: System, *, gravity: Gravity, energy_scale: str, wher
     Args:
         systems: leaves (B, ...).
         gravity: weighs the energies.
-        energy_scale: "total" or "kinetic".
+        energy_scale: one of `ENERGY_SCALES`.
         where: what the error message calls the systems.
 
     Raises:
-        ValueError: if an energy is not finite, if with "total" |E| vanishes against K + |W| (a ratio to it would
-            be rounding), or if with "kinetic" K + |W| is 0.
+        ValueError: if an energy is not finite in float64 (in which it is weighed), if K + |W| is 0, or if, unless it is
+            K + |W| that errors are relative to, |E| vanishes against that (a ratio to it would be rounding).
     """
-    energy, size = vmap(gravity.energy)(systems), vmap(gravity.energy_size)(systems)
+    heavy = in_double(systems)
+    energy, size = vmap(gravity.energy)(heavy), vmap(gravity.energy_size)(heavy)
     not_finite = ~(energy.isfinite() & size.isfinite())
     if bool(not_finite.any()):
         raise ValueError(
@@ -122,9 +123,9 @@ def check_energies(systems: System, *, gravity: Gravity, energy_scale: str, wher
             f"{where}: system {int(nothing.nonzero()[0])} has neither kinetic nor potential energy (only one body has "
             "mass?), so there is no energy error to learn from; give a second body mass"
         )
-    # E is a difference of K and |W|: below some rounding errors of those it is 0 for all that is known.
-    vanishes = energy.abs() <= 64 * torch.finfo(energy.dtype).eps * size
-    if energy_scale == "total" and bool(vanishes.any()):
+    # E is a difference of K and |W|: below some roundings of their state it is 0 for all that is known.
+    vanishes = energy.abs() <= 64 * torch.finfo(systems.mass.dtype).eps * size
+    if energy_scale != "kinetic" and bool(vanishes.any()):
         raise ValueError(
             f"{where}: system {int(vanishes.nonzero()[0])} has total energy 0, so a relative energy error has no "
             'meaning; set energy_scale = "kinetic"'

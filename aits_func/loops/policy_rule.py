@@ -47,7 +47,7 @@ def build_policy_rule(
         tolerances: the values of h, > 0; 1 is the policy's own step.
         history_len: H, as the policy's features want it.
         max_evaluations: force evaluations after which a system has failed, ≥ 1.
-        energy_scale: "total" or "kinetic".
+        energy_scale: "total", "kinetic" or "source", as in `attempt_single_step`.
         return_error: whether to go back as well.
         compile: "auto", "on" or "off".
 

@@ -9,7 +9,7 @@ from torch.func import vmap
 from ..base.check import require
 from ..base.tree import length, take
 from ..base.types import Population, System
-from ..learning.losses import ENERGY_GUARD
+from ..learning.losses import SOURCE_GUARD
 from ..physics.gravity import Gravity, in_double
 from ..timestep.rounding import MARGIN, SAFE, Limit
 from .objective import Groups, Objective
@@ -89,10 +89,10 @@ def remedy(error: float, dtype: torch.dtype) -> str:
 
 
 def check_guard(systems: System, *, gravity: Gravity, where: str) -> None:
-    """Refuse systems whose total energy the guard in the denominator of an error would falsify by more than a tenth.
+    """Refuse systems whose total energy the source's guard in the denominator of an error would falsify by a tenth.
 
-    That guard, 1e-12 in the caller's units of energy, belongs to the scale "total". An energy of -1e-12 it turns into a
-    division by nothing, and a system of much less energy would pass whatever it does.
+    That guard, 1e-12 in the caller's units of energy, belongs to the scale "source" alone. An energy of -1e-12 it turns
+    into a division by nothing, and a system of much less energy would pass whatever it does.
 
     Args:
         systems: leaves (B, ...).
@@ -103,11 +103,11 @@ def check_guard(systems: System, *, gravity: Gravity, where: str) -> None:
         ValueError: naming the system and the remedy.
     """
     energy = vmap(gravity.energy)(in_double(systems))
-    small = energy.abs() < 10 * ENERGY_GUARD
+    small = energy.abs() < 10 * SOURCE_GUARD
     if bool(small.any()):
         row = int(small.nonzero()[0])
         raise ValueError(
-            f"{where}: the energy of system {row} is {float(energy[row]):.2g}, too small beside the {ENERGY_GUARD:g} "
-            "that errors relative to it are guarded with; choose units (of mass, say) in which it is nearer to 1, or "
-            'set energy_scale = "kinetic"'
+            f"{where}: the energy of system {row} is {float(energy[row]):.2g}, too small beside the {SOURCE_GUARD:g} "
+            'that energy_scale = "source" guards it with; set energy_scale = "total", which has no unit, or choose '
+            "units (of mass, say) in which it is nearer to 1"
         )

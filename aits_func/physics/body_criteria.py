@@ -7,16 +7,17 @@ the derivative, and every formula here has none.
 """
 
 import math
+from functools import partial
 
 import torch
 from torch import Tensor
 
 from ..base.check import require
 from ..base.types import System
-from .criterion import Criterion, criterion_of_rate, rate_p_norm, root, time_of, vector_norm
+from .criterion import Criterion, criterion_of_rate, rate_p_norm, root, vector_norm
 from .force_derivatives import derivatives_to_crackle, tidal_tensor
 from .gravity import Gravity
-from .pair_criteria import free_fall_rate_squared
+from .pair_criteria import free_fall_unit
 from .pairs import pair_difference, pair_distance, pair_indices
 
 BALANCED = 1e-3
@@ -55,7 +56,8 @@ def aarseth(gravity: Gravity, *, eta: float = 0.02, p: float = math.inf) -> Crit
 
     # Not smooth at a finite p either: the products a s and j c have kinks where one of their norms passes through 0,
     # as a does at a collinear passage of a symmetric orbit.
-    return criterion_of_rate(rate, eta=eta, where="aarseth", smooth=False, power=0.5)
+    unit = partial(free_fall_unit, gravity)
+    return criterion_of_rate(rate, eta=eta, where="aarseth", smooth=False, power=0.5, unit=unit)
 
 
 def prs23(gravity: Gravity, *, eta: float = 0.175) -> Criterion:
@@ -78,7 +80,8 @@ def prs23(gravity: Gravity, *, eta: float = 0.175) -> Criterion:
 
     Source: Pham, Rein & Spiegel 2024, Open Journal of Astrophysics 7 (arXiv:2401.02849).
     """
-    return criterion_of_rate(lambda system: _prs23_rate(gravity, system), eta=eta, where="prs23", smooth=False)
+    unit = partial(free_fall_unit, gravity)
+    return criterion_of_rate(partial(_prs23_rate, gravity), eta=eta, where="prs23", smooth=False, unit=unit)
 
 
 def prs23_moving(gravity: Gravity, *, eta: float = 0.175) -> Criterion:
@@ -102,7 +105,8 @@ def prs23_moving(gravity: Gravity, *, eta: float = 0.175) -> Criterion:
     def rate(system: System) -> Tensor:
         return _prs23_rate(gravity, system, balanced=BALANCED)
 
-    return criterion_of_rate(rate, eta=eta, where="prs23_moving", smooth=False)
+    unit = partial(free_fall_unit, gravity)
+    return criterion_of_rate(rate, eta=eta, where="prs23_moving", smooth=False, unit=unit)
 
 
 def gadget(gravity: Gravity, *, eta: float = 0.025) -> Criterion:
@@ -127,7 +131,8 @@ def gadget(gravity: Gravity, *, eta: float = 0.025) -> Criterion:
         acceleration = gravity.acceleration(system.mass, system.position, system.time)
         return root(vector_norm(acceleration).amax() / (2 * softening))
 
-    return criterion_of_rate(rate, eta=eta, where="gadget", smooth=False, power=0.5, positions_only=True)
+    unit = partial(free_fall_unit, gravity)
+    return criterion_of_rate(rate, eta=eta, where="gadget", smooth=False, power=0.5, positions_only=True, unit=unit)
 
 
 def tidal(gravity: Gravity, *, eta: float = 4e-4, p: float = math.inf) -> Criterion:
@@ -167,7 +172,7 @@ def tidal(gravity: Gravity, *, eta: float = 4e-4, p: float = math.inf) -> Criter
 def _norms(gravity: Gravity, system: System, *, crackle: bool) -> tuple[tuple[Tensor, ...], Tensor]:
     """a, j, s and with ``crackle`` c of every body, (N,) each, in the units said at the top, and that of time ()."""
     derivatives = derivatives_to_crackle(gravity, system) if crackle else gravity.derivatives(system)
-    time = time_of(rate_p_norm(free_fall_rate_squared(gravity, system), 2.0)).detach()
+    time = free_fall_unit(gravity, system)
     vectors = torch.stack([vector * time**power for power, vector in enumerate(derivatives)])  # (4, N, D)
     largest = vectors.detach().abs().amax((0, 2))
     scale = torch.where(largest > 0, largest, torch.ones_like(largest))

@@ -41,6 +41,7 @@ def criterion_of_rate(
     smooth: bool,
     power: float = 1.0,
     positions_only: bool = False,
+    unit: Callable[[System], Tensor] | None = None,
 ) -> Criterion:
     """dt = η^power / rate(system), for a rate that is memoryless and even in the velocities.
 
@@ -51,6 +52,7 @@ def criterion_of_rate(
         smooth: whether the rate is differentiable wherever bodies are apart.
         power: that of η.
         positions_only: whether the rate reads mass, position and time alone; then there is a position form.
+        unit: for a rate that is 0 in systems with mass: a time () of such a system, see `time_of`.
 
     Returns:
         A `Criterion`.
@@ -63,7 +65,7 @@ def criterion_of_rate(
         return bounded_exp(power * params["log_eta"])
 
     def timescale(params: Params, system: System) -> Tensor:
-        return factor(params) * time_of(rate(system))
+        return factor(params) * time_of(rate(system), None if unit is None else unit(system))
 
     def rate_of_positions(params: Params, system: System, constants: Any) -> Tensor:
         return rate(system) / factor(params)
@@ -132,13 +134,23 @@ def vector_norm(x: Tensor) -> Tensor:
     return root(x.pow(2).sum(-1))
 
 
-def time_of(rate: Tensor) -> Tensor:
-    """1/rate; of rate 0 a time so long that it stands for infinity, yet finite.
+def time_of(rate: Tensor, unit: Tensor | None = None) -> Tensor:
+    """1/rate; of rate 0 a time so long that it stands for infinity, yet finite: 1e77, or 4e9 in float32.
 
     An infinite step has an infinite derivative, which would make the gradient of a whole minibatch NaN.
+
+    Args:
+        rate: (), 1 / time, ≥ 0.
+        unit: (), the time that the long one is measured in: one of the system, or 4e9 would be short in seconds. None
+            where a rate of 0 means that nothing has mass, so that the system has no time of its own.
+
+    Returns:
+        (), time > 0.
     """
     positive = rate > 0
     longest = torch.full_like(rate, torch.finfo(rate.dtype).max ** 0.25)
+    if unit is not None:
+        longest = longest * unit
     return torch.where(positive, torch.where(positive, rate, torch.ones_like(rate)).reciprocal(), longest)
 
 

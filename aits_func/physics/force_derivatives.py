@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.func import jacfwd, jvp, vmap
 
 from ..base.types import System
-from .gravity import Derivatives, Gravity
+from .gravity import Derivatives, Gravity, inverse_distance
 
 
 class FourDerivatives(NamedTuple):
@@ -70,12 +70,11 @@ def tidal_tensor(gravity: Gravity, system: System) -> Tensor:
     Returns:
         (N, 3, 3), 1 / time².
     """
-    bodies, dimensions = system.position.shape
+    dimensions = system.position.shape[1]
     flat = torch.nn.functional.pad(system.position, (0, 3 - dimensions))
     d = flat[None, :, :] - flat[:, None, :]  # (N, N, 3), from i to j
-    itself = torch.eye(bodies, dtype=flat.dtype, device=flat.device)
-    inverse = (d.pow(2).sum(-1) + itself + gravity.softening**2).rsqrt()  # masked before the root
-    weight = gravity.G * system.mass * inverse**3 * (1 - itself)  # and after it
+    inverse = inverse_distance(d, gravity.softening)
+    weight = gravity.G * system.mass * inverse**3
     unit = d * inverse[:, :, None]  # so that no power above R⁻³ can overflow
     identity = torch.eye(3, dtype=flat.dtype, device=flat.device)
     mutual = torch.einsum("ij,ijk,ijl->ikl", 3 * weight, unit, unit) - weight.sum(1)[:, None, None] * identity

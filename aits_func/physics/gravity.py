@@ -8,6 +8,7 @@ one system; lift it with ``torch.func.vmap``.
 """
 
 import itertools
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -114,7 +115,7 @@ def mutual_acceleration(mass: Tensor, position: Tensor, *, G: float, softening: 
     if mass.shape[0] >= MANY_BODIES:
         return tiled_acceleration(mass, position, G, softening)
     separation = position[None, :, :] - position[:, None, :]  # (N, N, D), from i to j
-    weight = G * mass * _inverse_distance(separation, softening) ** 3  # (N, N)
+    weight = G * mass * inverse_distance(separation, softening) ** 3  # (N, N)
     return (weight[:, :, None] * separation).sum(1)
 
 
@@ -163,7 +164,7 @@ def system_derivatives(
     tick = torch.ones_like(system.time) if unit is None else unit
     velocity = system.velocity if unit is None else system.velocity * unit
     d, v = (x[None, :, :] - x[:, None, :] for x in (system.position, velocity))
-    inverse = _inverse_distance(d, softening)[:, :, None]
+    inverse = inverse_distance(d, softening)[:, :, None]
     # In units of time the cube is that of numbers near 1: that of 1/R has derivatives that float32 does not.
     weight = G * system.mass[None, :, None] * (inverse if unit is None else inverse * unit.pow(2 / 3)) ** 3
     pair_a = weight * d
@@ -219,13 +220,14 @@ def in_double(system: System) -> System:
     return system if system.time.device.type == "mps" else cast(system, dtype=torch.float64)  # which has no float64
 
 
-def _inverse_distance(separation: Tensor, softening: float) -> Tensor:
-    """(d² + s²)^{-1/2} of (N, N, D), and a finite number that multiplies d = 0 on the diagonal.
+def inverse_distance(separation: Tensor, softening: float) -> Tensor:
+    """(d² + s²)^{-1/2} of (N, N, D), and 0 on the diagonal: a body is infinitely far from itself.
 
-    The diagonal is masked before the root, or its gradient would be NaN.
+    So a self-pair adds exactly nothing, to a force as to its derivatives of any order in both modes. (A finite distance
+    there would have a unit, and reverse mode would cancel terms of its size against the true ones of size 1/L³.)
     """
-    diagonal = torch.eye(separation.shape[0], dtype=separation.dtype, device=separation.device)
-    return (separation.pow(2).sum(-1) + diagonal + softening**2).rsqrt()
+    itself = torch.eye(separation.shape[0], dtype=torch.bool, device=separation.device)
+    return (separation.pow(2).sum(-1) + softening**2).masked_fill(itself, math.inf).rsqrt()
 
 
 def _field_energy(field: Field, mass: Tensor, position: Tensor, time: Tensor) -> Tensor:

@@ -5,6 +5,7 @@ r is the softened distance everywhere. P = N(N−1)/2 pairs; pair rates are (P,)
 
 import math
 from collections.abc import Callable
+from functools import partial
 
 import torch
 from torch import Tensor
@@ -146,6 +147,11 @@ def free_fall_rate_squared(gravity: Gravity, system: System) -> Tensor:
     return gravity.G * pair_mass(system) * inverse_cube(pair_distance(system.position, gravity.softening))
 
 
+def free_fall_unit(gravity: Gravity, system: System) -> Tensor:
+    """(Σ G(mᵢ + mⱼ)/r³)^{-1/2}, (): a time of any system with mass, constant to the derivative."""
+    return time_of(rate_p_norm(free_fall_rate_squared(gravity, system), 2.0)).detach()
+
+
 def fly_by_rate_squared(gravity: Gravity, system: System) -> Tensor:
     """v²/r² of the pairs i < j, (P,), 1 / time²."""
     speed_squared = pair_difference(system.velocity).pow(2).sum(-1)
@@ -172,7 +178,12 @@ def _of_pairs(gravity: Gravity, pairs: tuple[str, ...], p: float, eta: float, wh
     # and no free-fall rate stands beside it, so has the sum's root for any p.
     kinks = "fly_by" in pairs and not (p > 1 and "free_fall" in pairs)
     return criterion_of_rate(
-        rate, eta=eta, where=where, smooth=p < math.inf and not kinks, positions_only="fly_by" not in pairs
+        rate,
+        eta=eta,
+        where=where,
+        smooth=p < math.inf and not kinks,
+        positions_only="fly_by" not in pairs,
+        unit=None if "free_fall" in pairs else partial(free_fall_unit, gravity),
     )
 
 

@@ -46,7 +46,7 @@ def pair_norm(
         eta: η > 0, the start value of the parameter ``log_eta``.
         p: exponent > 0, finite.
         weights: "mass_product" or "root_sum". The second is the better one for unequal masses, and the only
-            one that sees a test particle.
+            one that sees a test particle. Products of masses are squared: in float32 masses end at 1e9.
         unit: "natural", or "one" for U = 1 in the caller's units.
 
     Returns:

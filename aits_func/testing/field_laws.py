@@ -1,6 +1,6 @@
 """The laws of an external field: what must hold of any pair of an acceleration and a potential."""
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import hypothesis
@@ -15,9 +15,12 @@ from ..physics.fields import Field
 from ..physics.gravity import build_gravity
 from ..physics.integrators import build_leapfrog_kdk, evolve
 from ..physics.pair_criteria import p_norm
+from .derivatives import demand_derivatives, demand_slopes_close, weighted_sum
+from .frames import Units, in_units, units
 from .law import Draw, Law, check_laws, demand, demand_close, demand_pure, measured_order
 from .strategies import systems as any_systems
 
+_OURS = Units(1.0, 1.0, 1.0)
 _LONGEST = 0.1  # step of the law of energy, in the shortest time scale of the pairs
 _ROUNDED = 2e-15  # an energy error below this share of K + |W| is rounding, and measures no order
 
@@ -25,6 +28,7 @@ _ROUNDED = 2e-15  # an energy error below this share of K + |W| is rounding, and
 class _Subject(NamedTuple):
     field: Field
     systems: SearchStrategy[System]
+    in_units: Callable[[Units], Field] | None
     tolerance: float
 
 
@@ -33,6 +37,7 @@ def check_field(
     *,
     dimensions: int = 3,
     systems: SearchStrategy[System] | None = None,
+    in_units: Callable[[Units], Field] | None = None,
     tolerance: float = 1e-10,
     laws: Sequence[str] | None = None,
     without: Sequence[str] = (),
@@ -40,13 +45,15 @@ def check_field(
 ) -> None:
     """Try the laws of external fields on yours: at the places and times of drawn systems.
 
-        shape     acceleration(x, t) is (D,), potential(x, t) is (), both finite and in the dtype of x
-        gradient  the acceleration is minus the gradient of the potential
-        static    with ``static=True`` neither depends on the time
-        energy    a leapfrog step keeps E − ∫ Σ mᵢ ∂ₜΦ dt to third order in dt, and so the work has the right sign
-        pure      the same bits when called again; nothing changed in place, nothing drawn
-        vmap      many places at once are the places one by one
-        single    float32 in, float32 out, finite
+        shape        acceleration(x, t) is (D,), potential(x, t) is (), both finite and in the dtype of x
+        gradient     the acceleration is minus the gradient of the potential
+        derivatives  reverse mode, forward mode and central differences of both, in place and time, are the same
+        units        both, and their derivatives in reverse mode, are the same in other units, if there is ``in_units``
+        static       with ``static=True`` neither depends on the time
+        energy       a leapfrog step keeps E − ∫ Σ mᵢ ∂ₜΦ dt to third order in dt, and so the work has the right sign
+        pure         the same bits when called again; nothing changed in place, nothing drawn
+        vmap         many places at once are the places one by one
+        single       float32 in, float32 out, finite
 
     Not to be called inside a test that is itself under ``given``.
 
@@ -55,6 +62,7 @@ def check_field(
         dimensions: D, 2 or 3, unless ``systems`` are given.
         systems: a strategy of one `System` at whose bodies it is asked for; None for `systems` as it is, at times
             up to 3: within 4.5 of the origin along every axis.
+        in_units: makes the same field in other units, of length, mass and time. None: that law is not tried.
         tolerance: relative to the largest component, or to 1; a field is often a difference of larger terms.
         laws: the names of those to try; None for all.
         without: the names of those that are not meant to hold.
@@ -69,7 +77,7 @@ def check_field(
         >>> check_field(af.build_tidal_field(50.0, [10.0, 0.0, 0.0]), laws=["gradient"])
     """
     states = any_systems(bodies=(2, 4), dimensions=dimensions, max_time=3.0) if systems is None else systems
-    subject = _Subject(field, states, tolerance)
+    subject = _Subject(field, states, in_units, tolerance)
     check_laws("check_field", FIELD_LAWS, subject, only=laws, without=without, settings=settings)
 
 
@@ -101,6 +109,46 @@ def _gradient(subject: _Subject, draw: Draw) -> None:
         slope = grad(subject.field.potential)(x, system.time)
         ours = subject.field.acceleration(x, system.time)
         demand_close(ours, -slope, "minus the gradient of the potential", tolerance=subject.tolerance, scale=1.0)
+
+
+def _derivatives(subject: _Subject, draw: Draw) -> None:
+    system = draw(subject.systems)
+    for name, function in zip(_FUNCTIONS, _sums(subject.field, _OURS), strict=True):
+        at, tolerance = (system.position[0], system.time), subject.tolerance
+        demand_derivatives(function, at, f"the derivative of the {name}", tolerance=tolerance, masses=False)
+
+
+def _units(subject: _Subject, draw: Draw) -> None:
+    if subject.in_units is None:
+        return
+    system, scale = draw(subject.systems), draw(units(None))
+    other, here = in_units(scale, system), (system.position[0], system.time)
+    pairs = zip(_FUNCTIONS, _sums(subject.in_units(scale), scale), _sums(subject.field, _OURS), strict=True)
+    for name, theirs, ours in pairs:
+        at, tolerance = (other.position[0], other.time), subject.tolerance
+        demand_close(theirs(*at), ours(*here), f"the {name} in other units", tolerance=tolerance, scale=1.0)
+        by_place, by_time = grad(theirs, argnums=(0, 1))(*at)
+        demand_slopes_close(
+            (by_place * scale.length, by_time * scale.time),
+            grad(ours, argnums=(0, 1)),
+            here,
+            f"the derivative of the {name} in other units",
+            ("place", "time"),
+            tolerance=tolerance,
+            scale=1.0,
+        )
+
+
+_FUNCTIONS = ("acceleration", "potential")
+
+
+def _sums(field: Field, scale: Units) -> tuple[Callable[..., Tensor], Callable[..., Tensor]]:
+    """A sum of the components of the acceleration, and the potential, as numbers in those units: of (x, t) -> ()."""
+    speed = scale.length / scale.time
+    return (
+        lambda x, t: weighted_sum(field.acceleration(x, t) / (speed / scale.time)),
+        lambda x, t: weighted_sum(field.potential(x, t) / speed**2),
+    )
 
 
 def _static(subject: _Subject, draw: Draw) -> None:
@@ -149,6 +197,8 @@ def _vmap(subject: _Subject, draw: Draw) -> None:
 FIELD_LAWS: dict[str, Law] = {
     "shape": _shape,
     "gradient": _gradient,
+    "derivatives": _derivatives,
+    "units": _units,
     "static": _static,
     "energy": _energy,
     "pure": _pure,

@@ -12,6 +12,8 @@ from .draws import as_tensor, numbers, permutations, rotations
 
 State = TypeVar("State", System, Sample)
 
+_POWERS = (-12, 17)  # of ten, of which units are
+
 
 class Frame(NamedTuple):
     """Another frame, x' = R x + s + u t and v' = R v + u, and another order of the bodies.
@@ -31,6 +33,11 @@ class Units(NamedTuple):
     length: float
     mass: float
     time: float
+
+    @property
+    def gravitational_constant(self) -> float:
+        """The constant in the new units over that in ours."""
+        return self.length**3 / (self.mass * self.time**2)
 
 
 def frames(
@@ -107,16 +114,21 @@ def _motion(frame: Frame, velocity: Tensor) -> Tensor:
     return (velocity @ frame.turn.T + frame.boost)[..., frame.order, :]
 
 
-def units(G: float = 1.0) -> SearchStrategy[Units]:
-    """Units of length and mass between 1/100 and 100 of ours, and that of time in which the constant is G again.
+def units(G: float | None = 1.0) -> SearchStrategy[Units]:
+    """Units of length and mass from 1e-12 to 1e17 of ours, powers of ten, and a unit of time.
+
+    A parsec is 3e16 m. Numbers in float64 reach that far and farther; powers of them leave float32 at once.
 
     Args:
-        G: gravitational constant in the new units over that in ours, > 0: time² = length³ / (G mass).
+        G: gravitational constant in the new units over that in ours, > 0: time² = length³ / (G mass). None for a unit
+            of time that is drawn as the others are, and a constant that follows: `Units.gravitational_constant`.
 
     Returns:
         A strategy of `Units`.
     """
-    size = numbers(0.01, 100.0).filter(bool)
+    size = st.integers(*_POWERS).map(lambda power: 10.0**power)
+    if G is None:
+        return st.builds(Units, size, size, size)
     return st.builds(lambda length, mass: Units(length, mass, (length**3 / (G * mass)) ** 0.5), size, size)
 
 

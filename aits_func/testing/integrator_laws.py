@@ -8,7 +8,7 @@ import torch
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor
-from torch.func import jacfwd, vmap
+from torch.func import grad, jacfwd, vmap
 
 from ..base import tree
 from ..base.check import require
@@ -17,13 +17,15 @@ from ..physics.gravity import Gravity, build_gravity
 from ..physics.integrators import Integrator, evolve
 from ..physics.invariants import angular_momentum, centre_of_mass, linear_momentum
 from ..physics.pair_criteria import p_norm
+from .derivatives import demand_derivatives, demand_slopes_close, weighted_sum
 from .draws import numbers
-from .frames import frames, in_units, seen_from, units
+from .frames import Units, frames, in_units, seen_from, units
 from .law import Draw, Law, check_laws, demand, demand_close, demand_pure, demand_trees_close, measured_order
 from .strategies import fields
 from .strategies import systems as any_systems
 
 _SOFTENINGS = st.sampled_from([0.0, 0.3])
+_OURS = Units(1.0, 1.0, 1.0)
 _SHORT = 0.1  # of the shortest time scale of a system: in a few such steps nothing comes much closer
 _LONGEST = 0.2  # step of the law of order, in the same unit
 _ROUNDED = 2e-14  # a difference of states below this share of the state is rounding, and measures no order
@@ -60,7 +62,9 @@ def check_integrator(
         linear momentum     is kept, and the centre of mass moves straight on
         angular momentum    is kept
         frames              the motion is the same wherever the system is, turned or mirrored, in motion, in any order
-        units               the motion is the same in other units
+        units               the motion is the same in other units, and its derivatives by masses, places, velocities and
+                            dt, in reverse mode
+        derivatives         reverse mode, forward mode and central differences of the motion are the same
         test particles      bodies without mass change nothing for the others
         symplectic          the Jacobian of a step keeps the symplectic form, if ``symplectic``
         compensated         compensated sums change nothing but roundings
@@ -213,12 +217,15 @@ def _frames(subject: _Subject, draw: Draw) -> None:
 
 
 def _units(subject: _Subject, draw: Draw) -> None:
-    case, G = _case(subject, draw, field=False), draw(st.sampled_from([1.0, 0.01, 43.0]))
-    scale = draw(units(G))
-    other = build_gravity(G=G, softening=scale.length * case.gravity.softening)
-    after = _there(
-        case._replace(integrator=subject.build(other), system=in_units(scale, case.system), dt=scale.time * case.dt)
+    case, scale = _case(subject, draw, field=False), draw(units(None))
+    gravity = build_gravity(G=scale.gravitational_constant, softening=scale.length * case.gravity.softening)
+    other = case._replace(
+        gravity=gravity,
+        integrator=subject.build(gravity),
+        system=in_units(scale, case.system),
+        dt=scale.time * case.dt,
     )
+    after = _there(other)
     ours = after._replace(
         mass=after.mass / scale.mass,
         position=after.position / scale.length,
@@ -226,6 +233,34 @@ def _units(subject: _Subject, draw: Draw) -> None:
         time=after.time / scale.time,
     )
     _same(subject, ours, _there(case), "the motion in other units", factor=10)
+    slopes = grad(_of_numbers(other, scale), argnums=(0, 1, 2, 3))(*other.system[:3], other.dt)
+    factors = (scale.mass, scale.length, scale.length / scale.time, scale.time)
+    demand_slopes_close(
+        [slope * factor for slope, factor in zip(slopes, factors, strict=True)],
+        grad(_of_numbers(case), argnums=(0, 1, 2, 3)),
+        (*case.system[:3], case.dt),
+        "the derivative of the motion in other units",
+        ("masses", "positions", "velocities", "dt"),
+        tolerance=10 * subject.tolerance,
+        scale=1.0,
+    )
+
+
+def _derivatives(subject: _Subject, draw: Draw) -> None:
+    case = _case(subject, draw)
+    at = (*case.system[:3], case.dt)
+    demand_derivatives(_of_numbers(case), at, "the derivative of the motion", tolerance=10 * subject.tolerance)
+
+
+def _of_numbers(case: _Case, scale: Units = _OURS) -> Callable[..., Tensor]:
+    """A sum of the coordinates and speeds at the end, in those units, as a function of masses, states and dt."""
+
+    def end(mass: Tensor, position: Tensor, velocity: Tensor, dt: Tensor) -> Tensor:
+        system = case.system._replace(mass=mass, position=position, velocity=velocity)
+        after = _there(case._replace(system=system, dt=dt))
+        return weighted_sum(after.position / scale.length, after.velocity * (scale.time / scale.length))
+
+    return end
 
 
 def _test_particles(subject: _Subject, draw: Draw) -> None:
@@ -291,6 +326,7 @@ INTEGRATOR_LAWS: dict[str, Law] = {
     "angular momentum": _angular_momentum,
     "frames": _frames,
     "units": _units,
+    "derivatives": _derivatives,
     "test particles": _test_particles,
     "symplectic": _symplectic,
     "compensated": _compensated,

@@ -12,7 +12,8 @@ from torch.func import grad, vmap
 
 from ..base import tree
 from ..base.types import Params, Sample, System
-from ..timestep.policy import Policy
+from ..timestep.policy import Policy, traits_of
+from .derivatives import demand_derivatives, demand_slopes_close
 from .draws import Range, numbers
 from .frames import Frame, frames, in_units, seen_from, units
 from .histories import samples, windows
@@ -52,11 +53,13 @@ def check_policy(
         rotation      the same whichever way the axes point, and in a mirror
         permutation   the same in any order of the bodies
         clock         the same whatever time it is
-        units         dt is a time: in units of other lengths and masses, with G the same, it scales like one
+        units         dt is a time: in units of other lengths and masses, with G the same, it scales like one, and so do
+                      its derivatives by masses, places, velocities and parameters, in reverse mode
         backwards     the same when all velocities are reversed, if ``policy.traits.even`` promises it
         memoryless    the same whatever the history, if ``policy.traits.memoryless`` promises it
         empty slots   what stands in slots of the window that hold no state does not matter
         gradient      the gradient of ln dt in the parameters is finite
+        derivatives   reverse mode, forward mode and, where there is no kink, central differences are the same
         pure          the same bits when called again; nothing changed in place, nothing drawn
         vmap          many systems at once are the systems one by one
         single        float32 in, float32 out, finite and > 0
@@ -147,8 +150,35 @@ def _units(subject: _Subject, draw: Draw) -> None:
     params, sample, scale = draw(subject.params), draw(subject.samples), draw(units())
     other = in_units(scale, sample)
     dt = subject.in_units(scale.length).apply(params, other.system, other.window)
-    expected = scale.time * _dt(subject, params, sample)
-    demand_close(dt, expected, "dt in other units", tolerance=subject.tolerance)
+    here = _dt(subject, params, sample)
+    demand_close(dt, scale.time * here, "dt in other units", tolerance=subject.tolerance)
+    theirs = grad(_of_numbers(subject.in_units(scale.length), params, other), argnums=_all(params))
+    ours = theirs(*other.system[:3], *tree.leaves(params))
+    factors = (scale.mass, scale.length, scale.length / scale.time, *[1.0] * len(ours[3:]))
+    demand_slopes_close(
+        [slope * factor / scale.time for slope, factor in zip(ours, factors, strict=True)],
+        grad(_of_numbers(subject.policy, params, sample), argnums=_all(params)),
+        (*sample.system[:3], *tree.leaves(params)),
+        "the derivative of dt in other units",
+        ("masses", "positions", "velocities", *(f"parameter {name}" for name in tree.named_leaves(params))),
+        tolerance=subject.tolerance,
+        scale=float(here),
+    )
+
+
+def _of_numbers(policy: Policy, params: Params, sample: Sample) -> Callable[..., Tensor]:
+    """dt as a function of masses, positions, velocities and every leaf of the parameters."""
+
+    def dt(mass: Tensor, position: Tensor, velocity: Tensor, *leaves: Tensor) -> Tensor:
+        system = sample.system._replace(mass=mass, position=position, velocity=velocity)
+        return policy.apply(tree.replace_leaves(params, leaves), system, sample.window)
+
+    return dt
+
+
+def _all(params: Params) -> tuple[int, ...]:
+    """The numbers of the arguments of `_of_numbers`."""
+    return tuple(range(3 + len(tree.leaves(params))))
 
 
 def _backwards(subject: _Subject, draw: Draw) -> None:
@@ -187,6 +217,17 @@ def _gradient(subject: _Subject, draw: Draw) -> None:
     slope = grad(lambda p: _dt(subject, p, sample).log())(params)
     for name, leaf in tree.named_leaves(slope).items():
         demand(leaf.isfinite().all(), f"the gradient of ln dt in {name} must be finite, got {leaf.tolist()}")
+
+
+def _derivatives(subject: _Subject, draw: Draw) -> None:
+    params, sample = draw(subject.params), draw(subject.samples)
+    demand_derivatives(
+        _of_numbers(subject.policy, params, sample),
+        (*sample.system[:3], *tree.leaves(params)),
+        "the derivative of dt",
+        tolerance=subject.tolerance,
+        smooth=traits_of(subject.policy).smooth,
+    )
 
 
 def _pure(subject: _Subject, draw: Draw) -> None:
@@ -233,6 +274,7 @@ POLICY_LAWS: dict[str, Law] = {
     "memoryless": _memoryless,
     "empty slots": _empty_slots,
     "gradient": _gradient,
+    "derivatives": _derivatives,
     "pure": _pure,
     "vmap": _vmap,
     "single": _single,

@@ -8,24 +8,26 @@ import torch
 from hypothesis import strategies as st
 from hypothesis.strategies import SearchStrategy
 from torch import Tensor
-from torch.func import vmap
+from torch.func import grad, vmap
 
 from ..base import tree
-from ..base.types import System
+from ..base.types import Params, System
 from ..physics.gravity import Gravity, build_gravity
 from ..physics.pair_criteria import p_norm
 from ..physics.scheme import Scheme, SchemeStep, reverse_velocities
 from ..physics.step_function import StepFunction
 from ..physics.time_transformations import pair_norm
 from ..timestep.binding import bind
-from ..timestep.policy import Policy, build_criterion_policy
+from ..timestep.policy import Policy, build_criterion_policy, traits_of
 from ..timestep.window import empty_window
+from .derivatives import demand_derivatives, demand_slopes_close, weighted_sum
 from .draws import numbers
-from .frames import frames, in_units, seen_from, units
+from .frames import Units, frames, in_units, seen_from, units
 from .law import Draw, Law, check_laws, demand, demand_close, demand_pure, demand_trees_close, measured_order
 from .strategies import systems as any_systems
 
 _SOFTENINGS = st.sampled_from([0.0, 0.3])
+_OURS = Units(1.0, 1.0, 1.0)
 _ETA = 0.1  # of the criterion: two such steps are a fifth of the shortest time scale
 _STEPS = 2  # what the first hands on enters the second
 _ROUNDED = 2e-15  # an energy error below this share of K + |W| is rounding, and measures no order
@@ -58,7 +60,9 @@ def check_scheme(
         there        two steps, velocities reversed and the carry turned, two steps: the start, if ``reversible``
         retraced     two steps and two of −h lead back, if ``reversible``
         frames       the same wherever the system is, turned or mirrored, in motion, in any order of the bodies
-        units        the same in other units
+        units        the same in other units, and so are the derivatives by masses, places, velocities, h and
+                     parameters, in reverse mode
+        derivatives  reverse mode, forward mode and central differences of the motion are the same
         compensated  compensated sums change nothing but roundings
         pure         the same bits when called again; nothing changed in place, nothing drawn
         vmap         many systems at once are the systems one by one
@@ -99,9 +103,15 @@ class _Case(NamedTuple):
     """What a law is tried on."""
 
     scheme: Scheme
-    rule: StepFunction
+    policy: Policy
+    params: Params
     system: System
     gravity: Gravity
+
+    @property
+    def rule(self) -> StepFunction:
+        window = empty_window(self.system, 0)
+        return bind(self.policy, self.params, window, scheme=self.scheme, gravity=self.gravity)
 
 
 class _Outcome(NamedTuple):
@@ -119,8 +129,7 @@ def _case(subject: _Subject, system: System, *, softening: float, G: float = 1.0
         policy = build_criterion_policy(pair_norm(gravity, eta=_ETA))
     else:
         policy = build_criterion_policy(p_norm(gravity, eta=_ETA, pairs=("free_fall", "fly_by")))
-    rule = bind(policy, policy.init(0), empty_window(system, 0), scheme=scheme, gravity=gravity)
-    return _Case(scheme, rule, system, gravity)
+    return _Case(scheme, policy, policy.init(0), system, gravity)
 
 
 def _drawn(subject: _Subject, draw: Draw) -> _Case:
@@ -131,15 +140,14 @@ def _start(case: _Case) -> _Outcome:
     return _Outcome(case.system, case.scheme.init(case.rule, case.system), torch.zeros(0, dtype=torch.float64))
 
 
-def _step(case: _Case, now: _Outcome, h: float) -> SchemeStep:
-    return case.scheme.step(case.rule, now.system, now.carry, torch.tensor(h, dtype=now.system.time.dtype))
+def _step(case: _Case, now: _Outcome, h: float | Tensor) -> SchemeStep:
+    return case.scheme.step(case.rule, now.system, now.carry, torch.as_tensor(h, dtype=now.system.time.dtype))
 
 
-def _go(case: _Case, now: _Outcome, h: float = 1.0) -> _Outcome:
-    with torch.no_grad():
-        for _ in range(_STEPS):
-            out = _step(case, now, h)
-            now = _Outcome(out.system, out.carry, torch.cat([now.dt, out.dt[None]]))
+def _go(case: _Case, now: _Outcome, h: float | Tensor = 1.0) -> _Outcome:
+    for _ in range(_STEPS):
+        out = _step(case, now, h)
+        now = _Outcome(out.system, out.carry, torch.cat([now.dt, out.dt[None]]))
     return now
 
 
@@ -224,9 +232,8 @@ def _frames(subject: _Subject, draw: Draw) -> None:
 
 
 def _units(subject: _Subject, draw: Draw) -> None:
-    system, softening, G = draw(subject.systems), draw(_SOFTENINGS), draw(st.sampled_from([1.0, 0.01, 43.0]))
-    scale = draw(units(G))
-    here = _case(subject, system, softening=softening)
+    system, softening, scale = draw(subject.systems), draw(_SOFTENINGS), draw(units(None))
+    here, G = _case(subject, system, softening=softening), scale.gravitational_constant
     there = _case(subject, in_units(scale, system), softening=scale.length * softening, G=G)
     ours, theirs = _go(there, _start(there)), _go(here, _start(here))
     seen = ours._replace(
@@ -238,6 +245,43 @@ def _units(subject: _Subject, draw: Draw) -> None:
         dt=ours.dt / scale.time,
     )
     _same(subject, seen, theirs, "other units", factor=10)
+    at, there_at = (_arguments(case) for case in (here, there))
+    slopes = grad(_of_numbers(there, scale), argnums=tuple(range(len(at))))(*there_at)
+    factors = (scale.mass, scale.length, scale.length / scale.time, *[1.0] * len(at[3:]))
+    demand_slopes_close(
+        [slope * factor for slope, factor in zip(slopes, factors, strict=True)],
+        grad(_of_numbers(here), argnums=tuple(range(len(at)))),
+        at,
+        "the derivative of the motion in other units",
+        ("masses", "positions", "velocities", "h", *(f"parameter {name}" for name in tree.named_leaves(here.params))),
+        tolerance=10 * subject.tolerance,
+        scale=1.0,
+    )
+
+
+def _derivatives(subject: _Subject, draw: Draw) -> None:
+    case = _drawn(subject, draw)
+    smooth = traits_of(case.policy).smooth
+    message, tolerance = "the derivative of the motion", 10 * subject.tolerance
+    demand_derivatives(_of_numbers(case), _arguments(case), message, tolerance=tolerance, smooth=smooth)
+
+
+def _arguments(case: _Case) -> tuple[Tensor, ...]:
+    """Those of `_of_numbers`: masses, positions, velocities, h and the leaves of the parameters."""
+    return (*case.system[:3], torch.ones_like(case.system.time), *tree.leaves(case.params))
+
+
+def _of_numbers(case: _Case, scale: Units = _OURS) -> Callable[..., Tensor]:
+    """A sum of the coordinates and speeds at the end, and of the steps, in those units, as a function of numbers."""
+
+    def end(mass: Tensor, position: Tensor, velocity: Tensor, h: Tensor, *leaves: Tensor) -> Tensor:
+        system = case.system._replace(mass=mass, position=position, velocity=velocity)
+        now = case._replace(system=system, params=tree.replace_leaves(case.params, leaves))
+        after = _go(now, _start(now), h)
+        speed = after.system.velocity * (scale.time / scale.length)
+        return weighted_sum(after.system.position / scale.length, speed, after.dt / scale.time)
+
+    return end
 
 
 def _compensated(subject: _Subject, draw: Draw) -> None:
@@ -274,6 +318,7 @@ SCHEME_LAWS: dict[str, Law] = {
     "retraced": _retraced,
     "frames": _frames,
     "units": _units,
+    "derivatives": _derivatives,
     "compensated": _compensated,
     "pure": _pure,
     "vmap": _vmap,

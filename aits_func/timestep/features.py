@@ -1,7 +1,9 @@
 """What the policy sees of ONE system: four vocabularies of features.
 
 ``basic``, ``rich`` and ``delta_mag`` are the source system's, kept so that results can be compared;
-their lengths and times carry units. ``invariant`` is ours: see `invariant`.
+their lengths and times carry units, and so do the source's guards in them (1e-12 in the square of any
+quantity, and 1e-6 of a length): where numbers are small beside those, the features say nothing. In SI
+units of planetary systems they are not. ``invariant`` is ours, the same in any units: see `invariant`.
 """
 
 from collections.abc import Callable, Sequence
@@ -20,8 +22,9 @@ from ..physics.step_function import REVERSIBLE, Traits
 from .invariant import INVARIANT_NAMES, build_invariant
 
 VOCABULARIES = ("invariant", "basic", "rich", "delta_mag")
-_ROOT_GUARD = 1e-12  # the source's: rms(x) = sqrt(mean(x²) + 1e-12), pair distance sqrt(d² + s² + 1e-12)
-_DELTA_SOFTENING = 1e-6  # the source's: accelerations of delta_mag use max(s, 1e-6)
+# The source's, bound to a unit: rms(x) = sqrt(mean(x²) + 1e-12), pair distance sqrt(d² + s² + 1e-12).
+_ROOT_GUARD = 1e-12
+_DELTA_SOFTENING = 1e-6  # the source's, a length: accelerations of delta_mag use max(s, 1e-6)
 
 
 class Scales(NamedTuple):
@@ -63,8 +66,8 @@ def build_features(
     states and the present one, oldest first. ``delta_mag`` (10 per interval): over consecutive states
     mean, max and rms over bodies of |Δx|, |Δv|, |Δa|, then the dt of the later state, oldest interval
     first; its accelerations are those of mutual gravity alone, softened by at least 1e-6, as in the source. All are
-    relative to the centre of mass. A state that is missing from the window
-    contributes zeros.
+    relative to the centre of mass. The guards of these three are bound to the caller's units. A state that is missing
+    from the window contributes zeros.
 
     Args:
         vocabulary: "invariant", "basic", "rich" or "delta_mag".

@@ -85,10 +85,10 @@ def build_invariant(gravity: Gravity) -> Callable[[System], Tensor]:
 
 
 def _pair_terms(gravity: Gravity, system: System, acceleration: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """The six pair terms (6, P), squared free-fall rates (P,), and energies G mᵢmⱼ/R (P,) of the pairs.
+    """The six pair terms (6, P), squared free-fall rates (P,), and energies G mᵢmⱼ/RΣm (P,) of the pairs.
 
     A pair without mass has rate 0 and so no weight; its terms only have to be finite, with their
-    derivatives, and are computed as if it had mass 1.
+    derivatives, and are computed as if it had the mass of the system.
     """
     mass_1, mass_2 = pair_rows(system.mass)
     r, v, a = pair_difference(torch.cat([system.position, system.velocity, acceleration], 1)).chunk(3, 1)
@@ -96,7 +96,7 @@ def _pair_terms(gravity: Gravity, system: System, acceleration: Tensor) -> tuple
     inverse = distance.reciprocal()  # of its powers the second derivatives stay in float32, of quotients they do not
     pair_mass = mass_1 + mass_2
     rate_squared = gravity.G * pair_mass * inverse.pow(3)
-    some_mass = torch.where(pair_mass > 0, pair_mass, torch.ones_like(pair_mass))
+    some_mass = torch.where(pair_mass > 0, pair_mass, system.mass.sum())
     attraction = gravity.G * some_mass * inverse  # (length / time)², as v² is
     speed_squared = v.pow(2).sum(-1)
     rest, pull = a + rate_squared[:, None] * r, attraction * inverse
@@ -107,12 +107,12 @@ def _pair_terms(gravity: Gravity, system: System, acceleration: Tensor) -> tuple
             speed_squared / (speed_squared + attraction),
             (v * r).sum(-1).pow(2) / (distance**2 * (speed_squared + attraction)),
             pair_mass / system.mass.sum(),
-            4 * mass_1 * mass_2 / some_mass**2,
+            4 * (mass_1 / some_mass) * (mass_2 / some_mass),
             gravity.softening / (gravity.softening + distance),
             rest_squared / (rest_squared + pull_squared),
         ]
     )
-    return terms, rate_squared, gravity.G * mass_1 * mass_2 * inverse
+    return terms, rate_squared, gravity.G * mass_1 * (mass_2 / system.mass.sum()) * inverse
 
 
 def _whole_terms(
@@ -126,18 +126,21 @@ def _whole_terms(
     """The terms of the system as a whole, (6,), from derivatives in that unit of time ().
 
     Everything is made dimensionless before it is squared, with the rate ω = 1/τ and the speed u = (S/Σm)^{1/2}:
-    in a close encounter a squared snap overflows float32 long before the snap does, which does so itself.
+    in a close encounter a squared snap overflows float32 long before the snap does, which does so itself. Energies are
+    per mass, as the product of two masses in kilograms overflows it too.
     """
+    total = system.mass.sum()
+    system = system._replace(mass=system.mass / total, work=system.work / total)
     kinetic = kinetic_energy(system)
     potential = gravity.external_energy(system) - pair_energy.sum()
-    depth = pair_energy.pow(2).sum()
-    attracted = depth > 0  # not so if all bodies but one are massless; then all that follows is 0
-    unit = torch.where(attracted, torch.where(attracted, depth, 1.0).sqrt(), 1.0)
-    rate, speed = rate_squared.sqrt(), (unit / system.mass.sum()).sqrt()
+    depth, rate = pair_energy.pow(2).sum(), rate_squared.sqrt()
+    attracted = depth > 0  # not so if all bodies but one are massless: then the square of a speed of that rate
+    unit = torch.where(attracted, depth, (gravity.G * total * rate).pow(4 / 3)).sqrt()
+    speed = unit.sqrt()
     turn = rate * tick  # 1, but for its derivative
     a, j, s = (x / (speed * tick) for x in derivatives)
     a, j, s, v = a / turn, j / turn**2, s / turn**3, system.velocity / speed
-    weight = (system.mass / system.mass.sum())[:, None]
+    weight = system.mass[:, None]
     products = torch.stack([a * a, j * j, s * s, a * j, v * s])
     a_a, j_j, s_s, a_j, v_s = (weight * products).sum((1, 2)).unbind()
     energy = (kinetic + potential - system.work) / unit

@@ -93,7 +93,8 @@ def build_mlp_policy(
     """A network alone, dt = softplus(NN(features)) + 1e-12, as in the source system.
 
     With dimensionless features that number is multiplied by the system's own time scale, or the
-    policy could not scale with the system.
+    policy could not scale with the system. With the source's features it is a time in the caller's units, and so is
+    the 1e-12: bound to a unit, as those are.
 
     Args:
         features: what the network sees.

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 
 from ..base.types import System
-from ..learning.losses import energy_divisor
 from ..physics.gravity import Gravity, in_double
+from .energies import weigh
 
 MARGIN = 0.5
 """Thresholds below this part of the rounding error are called out of reach: at most two attempts in five meet them.
@@ -51,7 +51,7 @@ def rounding_error(system: System, *, gravity: Gravity, energy_scale: str, evalu
     Args:
         system: one system.
         gravity: weighs the energy.
-        energy_scale: "total" or "kinetic", as in `attempt_single_step`.
+        energy_scale: "total", "kinetic" or "source", as in `attempt_single_step`.
         evaluations: n ≥ 1, force evaluations of a step.
 
     Returns:
@@ -62,7 +62,7 @@ def rounding_error(system: System, *, gravity: Gravity, energy_scale: str, evalu
     force = mass * gravity.acceleration(heavy.mass, heavy.position, heavy.time)
     kicks, drifts = (mass * heavy.velocity**2).pow(2).sum(), (force * heavy.position).pow(2).sum()
     size = gravity.energy_size(heavy) + gravity.external_energy(heavy).abs()
-    scale = None if energy_scale == "total" else gravity.energy_size(heavy)
+    _, scale = weigh(heavy, gravity, energy_scale)
     of_state = _ROUNDING * torch.finfo(system.mass.dtype).eps * (evaluations * (2 * kicks + drifts)).sqrt()
     of_sums = _SUMS * torch.finfo(heavy.mass.dtype).eps * size
-    return torch.hypot(of_state, of_sums) / energy_divisor(gravity.energy(heavy), scale)
+    return torch.hypot(of_state, of_sums) / scale

@@ -17,13 +17,12 @@ from ..physics.scheme import Scheme, SchemeStep, check_traits
 from ..physics.schemes import as_scheme
 from ..physics.step_function import StepFunction
 from .binding import bind
+from .energies import ENERGY_SCALES, weigh
 from .policy import Policy, traits_of
 from .rounding import Limit, rounding_error
 
 Step: TypeAlias = Callable[[Params, Sample], tuple[System, StepInfo]]
 """One attempted step of one system: (params, sample) -> (system after, what it reports)."""
-
-ENERGY_SCALES = ("total", "kinetic")
 
 
 def attempt_single_step(
@@ -42,8 +41,8 @@ def attempt_single_step(
 
         ε = |E₁ − E₀| / |E₀|,   accepted  ⇔  ε < energy_threshold
 
-    with E₀ guarded as in `relative_energy_error`. An inactive sample takes dt = 0, has ε = 0 and
-    passes. In a scheme that carries ρ or W, these start afresh from the parameters at hand.
+    with |E₀| no less than 10⁻¹² (K₀ + |W₀|). An inactive sample takes dt = 0, has ε = 0 and passes.
+    In a scheme that carries ρ or W, these start afresh from the parameters at hand.
 
     A step whose energy is not finite would poison the gradient of a whole minibatch, as a mask
     after the fact multiplies an infinite derivative by zero. So the step is tried once without
@@ -58,7 +57,8 @@ def attempt_single_step(
         h: a factor on the step, > 0.
         n_steps: integrator steps of one dt in the direct scheme, steps of any other scheme; ≥ 1.
         energy_threshold: on ε, > 0.
-        energy_scale: "total" divides by |E₀|; "kinetic" by K₀ + |W₀|, for systems with E₀ ≈ 0.
+        energy_scale: "total" divides by |E₀|; "kinetic" by K₀ + |W₀|, for systems with E₀ ≈ 0; "source" as
+            `relative_energy_error` without a scale, which is the source system's number, and bound to a unit.
 
     Returns:
         (system after, `StepInfo`; its dt is the mean of the n_steps). Where the step exploded, or ρ or W was no longer
@@ -69,9 +69,7 @@ def attempt_single_step(
     """
     system = sample.system
     whole = as_scheme(scheme, n_steps=n_steps)
-    heavy = in_double(system)
-    energy_before = gravity.energy(heavy)
-    scale = None if energy_scale == "total" else gravity.energy_size(heavy)
+    energy_before, scale = weigh(in_double(system), gravity, energy_scale)
     factor = torch.full_like(system.time, h)
 
     def trial(params: Params, tau: Tensor, held: Tensor) -> tuple[SchemeStep, Tensor]:
@@ -117,7 +115,7 @@ def build_step(
         h: a factor on the step, > 0.
         n_steps: integrator steps of one dt in the direct scheme, steps of any other scheme; ≥ 1.
         energy_threshold: on the relative energy error, > 0.
-        energy_scale: "total" or "kinetic".
+        energy_scale: "total", "kinetic" or "source", as in `attempt_single_step`.
 
     Returns:
         A pure function of ONE sample, for ``vmap(step, in_dims=(None, 0))``.

@@ -31,8 +31,8 @@ from aits_func.physics.criteria import CRITERIA
 from aits_func.physics.integrators import INTEGRATORS
 from aits_func.physics.schemes import SCHEMES
 from aits_func.physics.time_transformations import UNITS, WEIGHTS
+from aits_func.timestep.energies import ENERGY_SCALES
 from aits_func.timestep.features import VOCABULARIES
-from aits_func.timestep.step import ENERGY_SCALES
 
 
 def train(tables=None, flags=None, **options):

@@ -24,6 +24,7 @@ from aits_func.loops.learner import Learner, build_learner
 from aits_func.physics.gravity import build_gravity
 from aits_func.physics.initial_conditions import binaries, gaussian_cluster
 from aits_func.physics.integrators import build_leapfrog_kdk
+from aits_func.physics.orbits import two_body_orbit
 from aits_func.physics.pair_criteria import free_fall
 from aits_func.timestep.policy import build_criterion_policy
 from aits_func.timestep.step import build_step
@@ -522,6 +523,17 @@ def test_a_system_without_energy_is_refused_on_the_total_scale_and_welcome_on_th
     rounded = systems._replace(velocity=systems.velocity * (1 + 2.0**-52))
     with pytest.raises(ValueError, match="total energy 0"):
         init_population(rounded, gravity=GRAVITY)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("energy_scale", ["total", "kinetic"])
+def test_energies_far_from_one_are_no_reason_to_refuse_a_system(dtype, energy_scale):
+    # Sun and Earth in SI units, whose product of masses overflows float32, and two grains, whose product underflows
+    for mass, length in ([2e30, 6e24], 1.5e11), ([1e-20, 1e-20], 1e-9):
+        G = 6.674e-11
+        orbit = two_body_orbit(mass=mass, semi_major_axis=length, eccentricity=0.5, G=G)
+        systems = tree.cast(tree.stack([orbit, orbit]), dtype=dtype)
+        init_population(systems, gravity=build_gravity(G=G), energy_scale=energy_scale)
 
 
 def test_a_single_massive_body_leaves_no_energy_on_either_scale():

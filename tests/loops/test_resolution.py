@@ -91,10 +91,11 @@ def test_thresholds_that_ordinary_systems_can_meet_are_let_through(dtype, thresh
 
 
 @pytest.mark.parametrize("mass_ratio", [2e-12, 1e-13])
-def test_an_energy_that_the_guard_would_falsify_is_refused_and_welcome_on_the_kinetic_scale(mass_ratio):
+def test_an_energy_that_the_source_s_guard_would_falsify_is_refused_there_and_welcome_on_the_other_scales(mass_ratio):
     # E = −G m₁ m₂ / 2a = −1e-12 for a ratio of 2e-12: the guard makes 0 of it, and every error infinite.
     light = af.binaries(0, 2, mass_ratio=(mass_ratio, mass_ratio), semi_major_axis=(1.0, 1.0))
     with pytest.raises(ValueError, match=r"systems\[0\]: the energy of system 0 is -.*too small beside the 1e-12"):
-        population(light)
-    af.init_population(light, gravity=GRAVITY, energy_scale="kinetic")
+        af.init_population(light, gravity=GRAVITY, energy_scale="source")
+    for scale in ("total", "kinetic"):
+        af.init_population(light, gravity=GRAVITY, energy_scale=scale)
     check_guard(af.binaries(0, 2, mass_ratio=(1e-9, 1e-9)), gravity=GRAVITY, where="here")

@@ -445,7 +445,7 @@ def test_float32_stays_float32():
         ({"t_end": 2.0, "n_steps": 0}, "n_steps must be >= 1, got 0"),
         ({"t_end": 2.0, "max_steps": 0}, "max_steps must be >= 1, got 0"),
         ({"t_end": 2.0, "record_every": -1}, r"record_every must be >= 0 \(0 for the ends only\), got -1"),
-        ({"t_end": 2.0, "energy_scale": "potential"}, "energy_scale must be one of total, kinetic, got 'potential'"),
+        ({"t_end": 2.0, "energy_scale": "potential"}, "one of total, kinetic, source, got 'potential'"),
     ],
 )
 def test_what_makes_no_sense_is_refused(options, message):

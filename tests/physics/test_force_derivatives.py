@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from torch.func import grad, jacfwd, jvp, vmap
+from torch.func import grad, jacfwd, jacrev, jvp, vmap
 
 from aits_func.base import tree
 from aits_func.base.check import make_system
@@ -113,3 +113,20 @@ def test_they_can_be_batched_and_differentiated_in_spite_of_the_self_pairs(funct
     slope = grad(lambda x: function(gravity, systems[0]._replace(position=x)).pow(2).sum())(systems[0].position)
     assert slope.isfinite().all()
     assert slope.abs().max() > 0
+
+
+@pytest.mark.parametrize("length", [1e-12, 1e-3, 1.0, 1e6, 1.5e11, 3e16])
+@pytest.mark.parametrize("name", ["jerk", "snap", "crackle", "tide"])
+def test_they_have_the_same_derivatives_in_both_modes_and_in_any_units(name, length):
+    system, gravity = random_system(3, 2), build_gravity()
+
+    # With masses in units of length³ the unit of time stays.
+    def of(x, unit):
+        here = system._replace(mass=unit**3 * system.mass, position=x, velocity=unit * system.velocity)
+        return tidal_tensor(gravity, here) if name == "tide" else getattr(derivatives_to_crackle(gravity, here), name)
+
+    backwards, forwards = (mode(of)(length * system.position, length) for mode in (jacrev, jacfwd))
+    expected = jacfwd(of)(system.position, 1.0)
+    tolerance = 100 * ROUNDING  # each derivative multiplies a term by v/r: as above
+    assert_near(backwards, forwards, tolerance)
+    assert_near(backwards * (length if name == "tide" else 1.0), expected, tolerance)

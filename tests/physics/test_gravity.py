@@ -5,7 +5,7 @@ import math
 
 import pytest
 import torch
-from torch.func import grad, jacrev, jvp, vmap
+from torch.func import grad, jacfwd, jacrev, jvp, vmap
 
 from aits_func.base import tree
 from aits_func.base.check import make_system
@@ -144,6 +144,63 @@ def test_the_derivatives_of_the_force_are_finite_in_spite_of_the_self_pairs(fiel
     assert jacobian.isfinite().all()
     second = jacrev(jacrev(lambda x: gravity.potential_energy(system._replace(position=x))))(system.position)
     assert second.isfinite().all()
+
+
+def relative_difference(actual, expected):
+    return float((actual - expected).abs().max() / expected.abs().max())
+
+
+@pytest.mark.parametrize("softening", [0.0, 0.3])
+@pytest.mark.parametrize("length", [1e-12, 1e-9, 1.0, 1e3, 1e6, 1.5e11, 3e16, 1e17])
+@pytest.mark.parametrize("N", [2, 3, 5, 9])
+def test_reverse_mode_forward_mode_and_the_derivatives_of_other_units_are_the_same_numbers(N, length, softening):
+    system, gravity = random_system(N, 3), build_gravity(G=1.7, softening=length * softening)
+    scaled, theirs = system._replace(position=length * system.position), build_gravity(G=1.7, softening=softening)
+    functions = {
+        "acceleration": (lambda g, m, x: g.acceleration(m, x, system.time), 2),
+        "potential energy": (lambda g, m, x: g.potential_energy(system._replace(mass=m, position=x)), 1),
+    }
+    for function, power in functions.values():
+        for argument, further in ((0, 0), (1, 1)):  # by masses and by positions
+            here = (gravity, scaled.mass, scaled.position)
+            of_argument = [mode(function, argnums=1 + argument)(*here) for mode in (jacrev, jacfwd)]
+            expected = jacfwd(function, argnums=1 + argument)(theirs, system.mass, system.position)
+            # A few roundings in sums of at most 8 terms, as in the values themselves.
+            assert relative_difference(*of_argument) < ROUNDING
+            assert relative_difference(of_argument[0] * length ** (power + further), expected) < ROUNDING
+
+
+@pytest.mark.parametrize("length", [1e-6, 1.0, 1e6, 1.5e11])
+def test_second_derivatives_of_the_force_are_the_same_in_both_modes_and_in_any_units(length):
+    system, gravity = random_system(3, 2), build_gravity()
+
+    def force(x):
+        return gravity.acceleration(system.mass, x, system.time)
+
+    x = length * system.position
+    backwards, mixed, expected = (
+        jacrev(jacrev(force))(x),
+        jacfwd(jacrev(force))(x),
+        jacfwd(jacfwd(force))(system.position),
+    )
+    assert relative_difference(backwards, mixed) < ROUNDING
+    assert relative_difference(backwards * length**4, expected) < ROUNDING
+
+
+@pytest.mark.parametrize("length", [1e-8, 1e-3, 1.0, 1e6, 1e10])
+def test_in_single_precision_derivatives_are_right_in_any_units_whose_fifth_powers_it_has(length):
+    # Reverse mode goes through 1/R³ and R², and forward mode through the rate of 1/R, which is 1/R³ times a length:
+    # with numbers up to 3e38 and down to 1e-38 lengths end at 1e-12 and 1e12, and a pair may be ten times closer.
+    system = tree.cast(random_system(3, 2), dtype=torch.float32)
+    gravity = build_gravity()
+
+    def force(x):
+        return gravity.acceleration(system.mass, x, system.time)
+
+    backwards, forwards = jacrev(force)(length * system.position), jacfwd(force)(length * system.position)
+    assert relative_difference(backwards, forwards) < 5e8 * ROUNDING
+    expected = jacfwd(force)(system.position)
+    assert relative_difference(backwards.double() * length**3, expected.double()) < 5e8 * ROUNDING
 
 
 def test_two_bodies_attract_each_other_by_the_inverse_square():

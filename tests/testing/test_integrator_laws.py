@@ -10,6 +10,28 @@ from aits_func.testing import INTEGRATOR_LAWS, LawError, check_integrator
 FOUND = settings(max_examples=50, phases=[Phase.generate], derandomize=True, database=None)
 
 
+class Halved(torch.autograd.Function):
+    """The identity, with the right tangent and half of the cotangent."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def jvp(ctx, tangent):
+        return tangent.clone()
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        return cotangent / 2
+
+
 def leapfrog(change):
     """A builder of a leapfrog after whose every step ``change(before, after, dt)`` is made to the state."""
 
@@ -69,6 +91,11 @@ def level(system, after, dt):
     return after._replace(velocity=after.velocity * (1 + 1e-3 * depth))
 
 
+def half_pulled(system, after, dt):
+    """The right motion, half of whose cotangent is lost."""
+    return after._replace(velocity=Halved.apply(after.velocity))
+
+
 DEFECTS = {
     "order": euler,
     "reversal": build_hermite,
@@ -79,6 +106,7 @@ DEFECTS = {
     "angular momentum": build_hermite,
     "frames": leapfrog(turned),
     "units": leapfrog(lambda s, a, dt: a._replace(velocity=a.velocity * (1 - 1e-3 * dt))),
+    "derivatives": leapfrog(half_pulled),
     "test particles": leapfrog(lambda s, a, dt: a._replace(velocity=a.velocity - 1e-3 * a.velocity.mean(0))),
     "symplectic": leapfrog(lambda s, a, dt: a._replace(velocity=a.velocity * (1 - 1e-3 * dt))),
     "compensated": forgetful,
@@ -95,6 +123,22 @@ def test_there_is_a_defect_for_every_law():
 def test_a_law_fails_on_its_defect(law):
     with pytest.raises(LawError, match=f"^check_integrator: {law}: "):
         check_integrator(DEFECTS[law], order=2, laws=[law], settings=FOUND)
+
+
+def pulled_by_itself(gravity):
+    """A leapfrog whose self-pairs are masked as if they were 1 length apart: the right motion in any units."""
+
+    def acceleration(mass, position, time):
+        apart = position[None] - position[:, None]
+        square = apart.pow(2).sum(-1) + torch.eye(len(mass), dtype=mass.dtype) + gravity.softening**2
+        return ((gravity.G * mass * square.rsqrt() ** 3)[:, :, None] * apart).sum(1)
+
+    return build_leapfrog_kdk(gravity._replace(acceleration=acceleration))
+
+
+def test_a_self_pair_that_is_masked_by_a_length_breaks_the_law_of_units_by_its_derivatives():
+    with pytest.raises(LawError, match=r"units: the derivative of the motion in other units by the (mass|position)"):
+        check_integrator(pulled_by_itself, order=2, laws=["units"], settings=FOUND)
 
 
 def test_what_is_not_promised_is_not_tried():

@@ -35,6 +35,28 @@ def trained_anywhere(seed):
     return tree.map_leaves(lambda leaf: leaf + torch.rand(()), SOUND.init(seed))
 
 
+class Halved(torch.autograd.Function):
+    """The identity, with the right tangent and half of the cotangent."""
+
+    generate_vmap_rule = True
+
+    @staticmethod
+    def forward(x):
+        return x.clone()
+
+    @staticmethod
+    def setup_context(ctx, inputs, output):
+        pass
+
+    @staticmethod
+    def jvp(ctx, tangent):
+        return tangent.clone()
+
+    @staticmethod
+    def backward(ctx, cotangent):
+        return cotangent / 2
+
+
 # law: (a policy that breaks it, and the options it is tried with)
 DEFECTS = {
     "positive": (times(lambda p, s, w: s.velocity[0, 0].sign()), {}),
@@ -48,6 +70,7 @@ DEFECTS = {
     "memoryless": (times(lambda p, s, w: 1 + 1e-3 * w.valid.sum()), {"history_len": 2}),
     "empty slots": (times(lambda p, s, w: 1 + 0 * w.time.sum()), {"history_len": 2}),
     "gradient": (times(lambda p, s, w: 1 + (0 * tree.leaves(p)[0]).abs().sqrt()), {}),
+    "derivatives": (times(lambda p, s, w: 1 + 1e-3 * Halved.apply(s.position.pow(2).sum())), {}),
     "pure": (times(impure), {}),
     "vmap": (times(one_row_too_many), {}),
     "single": (times(lambda p, s, w: torch.ones((), dtype=torch.float64).expand(1)[0:1]), {}),
@@ -70,6 +93,39 @@ def test_a_law_that_the_traits_do_not_promise_is_not_tried():
     for law in ("backwards", "memoryless"):
         policy, options = DEFECTS[law]
         check_policy(policy._replace(traits=Traits()), laws=[law], settings=FOUND, **options)
+
+
+def masked_by_a_length(params, system, window):
+    """A free-fall rate of all ordered pairs, their self-pairs masked as if they were 1 length apart: right in value."""
+    apart = system.position[None] - system.position[:, None]
+    itself = torch.eye(len(system.mass), dtype=torch.float64)
+    inverse = (apart.pow(2).sum(-1) + itself).rsqrt()
+    pull = ((system.mass * inverse**3)[:, :, None] * apart).sum(1)
+    return 0.05 * (pull.pow(2).sum(-1) * inverse.pow(2).amax()).sum().pow(-1 / 4)
+
+
+def guarded_by_a_rate(params, system, window):
+    """A rate, raised by a number that is small in our units."""
+    return 1 / (1 / SOUND.apply(params, system, window) + 1e-9)
+
+
+@pytest.mark.parametrize("apply", [masked_by_a_length, guarded_by_a_rate])
+def test_a_guard_that_has_a_unit_breaks_the_law_of_units(apply):
+    with pytest.raises(LawError, match=r"units: .*in other units"):
+        check_policy(SOUND._replace(apply=apply), laws=["units"], settings=FOUND)
+
+
+def test_a_derivative_that_is_wrong_in_both_modes_differs_from_the_differences():
+    policy = times(lambda p, s, w: 1 + 1e-3 * s.position.pow(2).sum().detach())
+    with pytest.raises(LawError, match=r"derivatives: the derivative of dt: forward mode gives .* central differences"):
+        check_policy(policy, laws=["derivatives"], settings=FOUND)
+
+
+def test_differences_are_not_asked_for_across_a_kink_of_a_policy_that_does_not_promise_to_be_smooth():
+    def kinked(p, s, w):
+        return 1 + 1e-3 * torch.where(s.position[0, 0] > 0, s.position[0, 0], 0.0)
+
+    check_policy(times(kinked)._replace(traits=Traits()), laws=["derivatives"], settings=FOUND)
 
 
 def test_a_policy_that_draws_is_not_pure():

@@ -65,6 +65,7 @@ DEFECTS = {
     "retraced": direct_that_calls_itself_reversible,
     "frames": after_stage(system_with(velocity=lambda s, a, h: a.velocity * (1 + 1e-3 * a.position[0, 0]))),
     "units": after_stage(system_with(velocity=lambda s, a, h: a.velocity * (1 + 1e-3 * a.mass.sum()))),
+    "derivatives": after_stage(system_with(velocity=lambda s, a, h: a.velocity.detach())),
     "compensated": forgetful,
     "pure": after_stage(impure),
     "vmap": after_stage(system_with(velocity=level)),

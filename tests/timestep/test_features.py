@@ -550,3 +550,38 @@ def test_single_precision_stays_single_and_agrees_to_its_rounding(vocabulary, H)
     assert single.dtype == torch.float32
     # roundings of 6e-8 in sums that cancel to 1 % at most
     torch.testing.assert_close(single.double(), features.apply(system, window), rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize("massless", [1, 2, 3])
+@pytest.mark.parametrize(("length", "mass", "G"), [(1.5e11, 2e30, 6.674e-11), (1e-12, 1e-12, 1.0), (1e17, 1e-12, 1.0)])
+def test_beside_massless_bodies_invariant_features_and_their_derivatives_are_the_same_in_any_units(
+    length, mass, G, massless
+):
+    make = torch.Generator().manual_seed(3)
+    position, velocity = (torch.randn(4, 2, generator=make, dtype=torch.float64) for _ in range(2))
+    masses = torch.tensor([1.0, 0.7, 1.4, 0.5], dtype=torch.float64)
+    masses = torch.where(torch.arange(4) < 4 - massless, masses, 0.0)
+    time = math.sqrt(length**3 / (G * mass))
+
+    def features(G, m, x, v):
+        system = make_system(masses, position, velocity)._replace(mass=m, position=x, velocity=v)
+        return build_features("invariant", build_gravity(G=G)).apply(system, empty_window(system, 0))
+
+    here, factors = (masses, position, velocity), (mass, length, length / time)
+    there = [x * factor for x, factor in zip(here, factors, strict=True)]
+    # Logarithms whose arguments may be 1e-3 of their unit, and up to the third power of a rate.
+    torch.testing.assert_close(features(G, *there), features(1.0, *here), rtol=0, atol=1e-11)
+    slopes, expected = (jacrev(features, argnums=(1, 2, 3))(g, *at) for g, at in ((G, there), (1.0, here)))
+    for slope, one, factor in zip(slopes, expected, factors, strict=True):
+        torch.testing.assert_close(slope * factor, one, rtol=1e-9, atol=1e-10)
+
+
+def test_in_single_precision_invariant_features_are_finite_in_si_units_of_planetary_systems():
+    length, mass, G = 1.5e11, 2e30, 6.674e-11  # products of masses and cubes of lengths are no float32
+    orbit = two_body_orbit(mass=[mass, 0.3 * mass], semi_major_axis=length, eccentricity=0.5, mean_anomaly=1.0, G=G)
+    features = build_features("invariant", build_gravity(G=G))
+    single = tree.cast(orbit, dtype=torch.float32)
+    ours, theirs = (features.apply(system, empty_window(system, 0)) for system in (single, orbit))
+    # Roundings of 6e-8 in derivatives up to the third; logarithms of what vanishes for two bodies are made of them.
+    torch.testing.assert_close(ours[:-4].double(), theirs[:-4], rtol=0, atol=1e-5)
+    assert ours.isfinite().all()
