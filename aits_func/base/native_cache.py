@@ -68,12 +68,12 @@ def new_folder(*, lasting: bool = False) -> Iterator[Path]:
 def find(name: str) -> Path | None:
     """The file of this name, if it is as it was kept; it counts as used now."""
     path = cache_folder() / name
-    return path if _content(path) is not None else None
+    return path if content_of(path) is not None else None
 
 
 def read(name: str) -> bytes | None:
     """What was kept under this name, if it is as it was kept; it counts as used now."""
-    return _content(cache_folder() / name)
+    return content_of(cache_folder() / name)
 
 
 def seal(made: Path, name: str) -> None:
@@ -110,7 +110,8 @@ def _digest(name: str, content: bytes) -> bytes:
     return hashlib.sha256(name.encode() + b"\0" + content).digest()
 
 
-def _content(path: Path) -> bytes | None:
+def content_of(path: Path) -> bytes | None:
+    """What a file that was kept holds; None if it is not whole, or not ours alone."""
     try:
         with open(path, "rb", opener=_open) as file:
             status = os.fstat(file.fileno())

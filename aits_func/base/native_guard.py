@@ -29,7 +29,7 @@ def end_processes(folder: str) -> None:
     for number, seconds in ((signal.SIGTERM, _PATIENCE), (signal.SIGKILL, 10 * _PATIENCE)):
         until = time.monotonic() + seconds
         told: set[int] = set()
-        while (found := _processes_in(folder)) and time.monotonic() < until:
+        while (found := processes_in(folder)) and time.monotonic() < until:
             for pid in found - told:
                 with contextlib.suppress(OSError):  # it has ended
                     os.kill(pid, number)
@@ -39,7 +39,8 @@ def end_processes(folder: str) -> None:
             return
 
 
-def _processes_in(folder: str) -> set[int]:
+def processes_in(folder: str) -> set[int]:
+    """The processes that work in a folder or below, this one and those of others excepted; on Linux."""
     found = set()
     for name in os.listdir("/proc") if os.path.isdir("/proc") else ():
         if name.isdigit() and int(name) != os.getpid():

@@ -316,7 +316,7 @@ def test_nor_is_what_belongs_to_anybody_but_who_asks(cache, monkeypatch):
     assert own_folder.reason_against(cache) == ""
     monkeypatch.setattr(os, "geteuid", lambda: real + 1)
     assert "belongs to another user" in own_folder.reason_against(cache)
-    assert native_cache._content(cache / NAME) is None
+    assert native_cache.content_of(cache / NAME) is None
 
 
 @pytest.mark.parametrize("mode", [0o620, 0o602, 0o666, 0o777])
@@ -441,16 +441,16 @@ def test_a_process_that_is_killed_while_it_compiles_leaves_no_compiler_and_no_fo
 
     def working():
         """The shell and two others, in a folder for each."""
-        return [len(native_guard._processes_in(str(path))) for path in cache.glob("work-*") if path.is_dir()]
+        return [len(native_guard.processes_in(str(path))) for path in cache.glob("work-*") if path.is_dir()]
 
     assert eventually(lambda: working() == [3] * len(numbers))
-    everybody = native_guard._processes_in(str(cache))
+    everybody = native_guard.processes_in(str(cache))
     for pid, number in zip(children, numbers, strict=True):
         os.kill(pid, number)
     codes, _ = process.communicate(timeout=60)
     assert "0" not in codes.split()
     assert eventually(lambda: list(cache.iterdir()) == [])
-    assert not everybody & native_guard._processes_in("")
+    assert not everybody & native_guard.processes_in("")
 
 
 def test_folders_of_the_dead_are_removed_and_those_of_the_living_are_not(cache):
@@ -663,9 +663,9 @@ def test_the_other_compiler_loads_nothing_from_a_folder_that_all_can_write_to_an
 @needs_compiler
 def test_the_other_compiler_ends_too_when_its_process_is_killed(cache):
     process = subprocess.Popen([sys.executable, "-c", _OTHER])
-    assert eventually(lambda: native_guard._processes_in(str(cache)))
-    compilers = native_guard._processes_in(str(cache))
+    assert eventually(lambda: native_guard.processes_in(str(cache)))
+    compilers = native_guard.processes_in(str(cache))
     process.kill()
     process.wait()
     assert eventually(lambda: list(cache.iterdir()) == [])
-    assert not compilers & native_guard._processes_in("")
+    assert not compilers & native_guard.processes_in("")
