@@ -3,6 +3,8 @@
 Three ways to die, and after each the command that a user would type, until all epochs are done: at the n-th call
 that changes the run's directory, for every n (and in the middle of every write); at random moments of processes in
 which everything is loaded; at random moments of ordinary processes, from their start to after their last epoch.
+
+Runs that are compiled die in the first two ways, with nothing compiled beforehand: so most of them die compiling.
 """
 
 import random
@@ -15,6 +17,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from aits_func.base.native_cache import content_of
+from aits_func.base.native_guard import processes_in
 from aits_func.edge.checkpoint import read_metadata
 from aits_func.edge.tracking import read_metrics
 from reliability.findings import Finding, main
@@ -32,6 +36,8 @@ from reliability.runs import (
 from reliability.sabotage import KILL
 
 FEW, MANY = 3, 24  # epochs: of runs that die at a call, and at a random moment
+NATIVE, MIXED = 4, 2  # systems: with which all is native code, and with which TorchInductor has a part
+PATIENCE = 10.0  # seconds until nothing is left of a compiler whose process was killed
 Attempt = Callable[[Sequence[str], object], Ended]
 
 
@@ -43,6 +49,7 @@ class Life(NamedTuple):
     stuck: tuple[str, ...]  # starts that did not go on
     unreadable: tuple[str, ...]  # files, after a death
     different: str  # from the unbroken run, in the end; "" if it is not
+    left: tuple[str, ...] = ()  # of compilers, after a death; and what is compiled and is not whole
 
 
 def campaign(short: bool) -> list[Finding]:
@@ -56,6 +63,9 @@ def campaign(short: bool) -> list[Finding]:
         }
         if short:
             return findings(lives, numbers_in(few / "whole"))
+        lives["compiling"] = compiled(folder / "native", NATIVE, run, draw, lives=8, deaths=5)
+        lives["compiling"] += compiled(folder / "mixed", MIXED, run, draw, lives=6, deaths=5)
+        lives["at calls, compiling"] = compiled_at_calls(folder / "native", run, draw, lives=12)
         many = prepared(folder / "many", MANY, run)
         lives["at random moments"] = random_moments(many, run, draw, kills=150)
         lives["of whole processes"] = processes(many, draw, kills=110)
@@ -92,6 +102,14 @@ def findings(lives: Mapping[str, Sequence[Life]], numbers: int) -> list[Finding]
     looks = {"looks after a kill": sum(kills.values()), "unreadable files": len(damage)}
     ends = {"runs": len(all_lives), "runs that differ": len(different), "numbers compared in each": numbers}
     some = sum(kills.values()) > 0
+    left = tuple(case for life in all_lives for case in life.left)
+    compiling = sum(kills[way] for way in kills if "compiling" in way)
+    compilers = Finding(
+        "nothing is left of a compiler whose process is killed, and what is compiled is whole",
+        compiling > 0 and not left,
+        {"kills of runs that are compiled": compiling, "processes, folders and files": len(left)},
+        left[:5],
+    )
     return [
         Finding(
             "after kill -9 every restart goes on",
@@ -101,6 +119,7 @@ def findings(lives: Mapping[str, Sequence[Life]], numbers: int) -> list[Finding]
         ),
         Finding("no file of a killed run is unreadable, none is left over", some and not damage, looks, damage[:5]),
         Finding("a killed run ends as the unbroken one, bit for bit", some and not different, ends, different[:5]),
+        *([compilers] if compiling else []),
     ]
 
 
@@ -146,19 +165,90 @@ def processes(folder: Path, draw: random.Random, *, kills: int) -> list[Life]:
     return lives
 
 
-def live(folder: Path, name: str, deaths: Iterable[object], attempt: Attempt) -> Life:
-    """Kill a run at the moments given, go on with it after each, and let it end; the unbroken one is called whole."""
+def compiled(folder: Path, count: int, run: Run, draw: random.Random, *, lives: int, deaths: int) -> list[Life]:
+    """Runs of so many systems that compile all they need, killed at random moments.
+
+    What one life has compiled its next has, as with users. A moment is drawn from the whole of the unbroken run.
+    """
+    began = time.monotonic()
+    prepared(folder, FEW, run, "auto", count)
+    seconds = time.monotonic() - began
+
+    def attempt(cache: Path) -> Attempt:
+        def start(arguments: Sequence[str], death: object) -> Ended:
+            signals = [] if death is None else [(death, signal.SIGKILL)]
+            return run(Child(str(folder), arguments, signals=signals, cache=str(cache)))[0]
+
+        return start
+
+    found = []
+    for number in range(lives):
+        cache = folder / f"cache{number}"
+        moments = [draw.uniform(0.0, seconds) for _ in range(deaths)]
+        found.append(live(folder, f"compiling{number}", moments, attempt(cache), cache))
+    return found
+
+
+def compiled_at_calls(folder: Path, run: Run, draw: random.Random, *, lives: int) -> list[Life]:
+    """The same, each killed once at one of the calls that change its directory or what it keeps of compiled code."""
+
+    def attempt(cache: Path) -> Attempt:
+        def start(arguments: Sequence[str], death: object) -> Ended:
+            number = death if isinstance(death, int) else 0
+            return run(Child(str(folder), arguments, KILL if number else "", number, cache=str(cache)))[0]
+
+        return start
+
+    found = []
+    for number in range(lives):
+        cache = folder / f"cache at a call {number}"
+        call = 1 + draw.randrange(6 * number, 6 * (number + 1))
+        found.append(live(folder, f"compiling{call}", [call], attempt(cache), cache))
+    return found
+
+
+def remains(cache: Path) -> list[str]:
+    """What is left of compilers after a while, and the files that are not whole, in a folder of compiled code."""
+    until = time.monotonic() + PATIENCE
+
+    def left() -> list[str]:
+        processes = [f"process {number}" for number in sorted(processes_in(str(cache.resolve())))]
+        return processes + [path.name for path in _listed(cache) if path.name.startswith("work-")]
+
+    while left() and time.monotonic() < until:
+        time.sleep(0.05)
+    broken = [path.name for path in _listed(cache) if not path.name.startswith("work-") and content_of(path) is None]
+    return left() + broken
+
+
+def _listed(folder: Path) -> list[Path]:
+    return sorted(folder.iterdir()) if folder.is_dir() else []
+
+
+def live(folder: Path, name: str, deaths: Iterable[object], attempt: Attempt, cache: Path | None = None) -> Life:
+    """Kill a run at the moments given, go on with it after each, and let it end; the unbroken one is called whole.
+
+    Args:
+        folder: of all runs.
+        name: of this one.
+        deaths: what is handed to ``attempt``, one after the other, and at last None.
+        attempt: run a command.
+        cache: the folder of what is compiled, if anything is.
+    """
     run = folder / name
     died: list[str] = []
     stuck: list[str] = []
     damage: list[str] = []
+    left: list[str] = []
     starts = 0
     for death in (*deaths, None):
         end = attempt(command_to_go_on(run), death)
         starts += 1
         if end.code == -signal.SIGKILL:
-            died.append(end.struck or _part(run, folder / "whole"))
+            at_work = cache is not None and any(path.name.startswith("work-") for path in _listed(cache))
+            died.append(end.struck or (_COMPILER if at_work else _part(run, folder / "whole")))
             damage += [f"{name}, killed at {died[-1]}: {problem}" for problem in unreadable(run)]
+            left += [f"{name}, killed at {died[-1]}: {each}" for each in remains(cache)] if cache else []
         elif is_complete(end):
             break
         else:
@@ -167,14 +257,16 @@ def live(folder: Path, name: str, deaths: Iterable[object], attempt: Attempt) ->
         stuck.append(f"{name}: never done")
     other = difference(run, folder / "whole")
     different = f"{name}, after {', '.join(died)}: {other}" if other else ""
-    return Life(tuple(died), starts, tuple(stuck), tuple(damage), different)
+    left += [f"{name}, in the end: {each}" for each in remains(cache)] if cache else []
+    return Life(tuple(died), starts, tuple(stuck), tuple(damage), different, tuple(left))
 
 
-def prepared(folder: Path, epochs: int, run: Run) -> Path:
-    """A folder with the configuration and the unbroken run."""
+def prepared(folder: Path, epochs: int, run: Run, compile: str = "off", count: int = 2) -> Path:
+    """A folder with the configuration and the unbroken run; what that one compiles is in a cache of its own."""
     folder.mkdir()
-    write_configuration(folder, epochs=epochs)
-    (end,) = run(Child(str(folder), ("train", "run.toml", "--out", "whole"), pictures=True))
+    write_configuration(folder, epochs=epochs, compile=compile, count=count)
+    command = ("train", "run.toml", "--out", "whole")
+    (end,) = run(Child(str(folder), command, pictures=compile == "off", cache=str(folder / "cache")))
     if end.code != 0:
         raise RuntimeError(f"the unbroken run failed: {end.err}")
     return folder
@@ -188,7 +280,8 @@ def _at_a_call(folder: Path, run: Run) -> Attempt:
     return attempt
 
 
-_PARTS = ("before config.toml", "before the first checkpoint", "epochs", "results", "picture", "all written")
+_COMPILER = "a compiler at work"
+_PARTS = ("before config.toml", _COMPILER, "before the first checkpoint", "epochs", "results", "picture", "all written")
 
 
 def _part(run: Path, whole: Path) -> str:

@@ -17,7 +17,6 @@ import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -117,10 +116,7 @@ def elsewhere(compile: str) -> list[str]:
     """Twice in new processes that share a cache of compiled code: cold, then warm."""
     code = f"from reliability.repeatability import everything, fingerprint; print(fingerprint(everything({compile!r})))"
     with tempfile.TemporaryDirectory() as cache:
-        environment = os.environ | {
-            "TORCHINDUCTOR_CACHE_DIR": str(Path(cache) / "inductor"),
-            "AITS_FUNC_CACHE_DIR": str(Path(cache) / "native"),
-        }
+        environment = os.environ | {"AITS_FUNC_CACHE_DIR": cache}
         return [
             subprocess.run(
                 [sys.executable, "-c", code], env=environment, capture_output=True, text=True, check=True

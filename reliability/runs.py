@@ -29,13 +29,13 @@ _CONFIGURATION = """\
 threads = 1
 
 [train]
-systems = [{{ kind = "binaries", count = 2 }}]
+systems = [{{ kind = "binaries", count = {count} }}]
 hidden = [4]
 optimizer = "adamw"
 epochs = {epochs}
 steps_per_epoch = 3
 replay_steps = 2
-compile = "off"
+compile = "{compile}"
 
 [simulate]
 systems = [{{ kind = "binaries", count = 2, seed = 7, eccentricity = [0.0, 0.2] }}]
@@ -72,9 +72,9 @@ def work_folder(*, in_memory: bool) -> Iterator[Path]:
         yield Path(name)
 
 
-def write_configuration(folder: Path, *, epochs: int) -> None:
-    """Write run.toml, the small training that all campaigns run."""
-    (folder / "run.toml").write_text(_CONFIGURATION.format(epochs=epochs))
+def write_configuration(folder: Path, *, epochs: int, compile: str = "off", count: int = 2) -> None:
+    """Write run.toml, the small training that all campaigns run, of so many systems."""
+    (folder / "run.toml").write_text(_CONFIGURATION.format(epochs=epochs, compile=compile, count=count))
 
 
 def command_to_go_on(run: Path) -> tuple[str, ...]:

@@ -43,6 +43,7 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from .agreement import describe_difference
 from .check import require, require_choice
 from .cuda_graphs import capture
+from .inductor_cache import INDUCTOR_OPTIONS, inductor_folder
 from .lanes import spread
 from .native_graph import UnsuitableError, build_program
 from .native_library import NativeCode, load
@@ -401,9 +402,11 @@ def _machine_code(graph: fx.GraphModule, example: list[Tensor]) -> Callable[...,
     # TorchInductor looks into its cache on disk only where there is a shape environment, as in ``torch.compile``.
     fake = fakes.FakeTensorMode(shape_env=symbolic.ShapeEnv())
     shapes = [fake.from_tensor(leaf, static_shapes=True) for leaf in example]
-    with tracing(TracingContext(fake)):
-        code = inductor.compile(graph, shapes, options=_OPTIONS)
-    return capture(code, example) if example[0].device.type == "cuda" else code
+    options = {**_OPTIONS, **INDUCTOR_OPTIONS}
+    with inductor_folder(graph, shapes, options):
+        with tracing(TracingContext(fake)):
+            code = inductor.compile(graph, shapes, options=options)
+        return capture(code, example) if example[0].device.type == "cuda" else code
 
 
 def build_engine(

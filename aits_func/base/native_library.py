@@ -1,21 +1,20 @@
 """Machine code of a program of `native_graph`: compiled once by the C++ compiler of the machine, kept on disk, called.
 
-What is compiled is found again by everything it depends on: the text, the options, the compiler and the processor. The
-folder belongs to the user alone (``AITS_FUNC_CACHE_DIR``, or ``~/.cache/aits_func``), as code is loaded from it.
+What is compiled is found again by everything it depends on: the text, the options, the compiler and the processor.
+Where it lies, and who can have written it, is the business of `native_cache`.
 """
 
-import atexit
 import ctypes
 import hashlib
 import math
 import os
 import platform
 import shutil
+import signal
 import subprocess
-import tempfile
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -23,6 +22,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
+from . import native_cache
 from .native_graph import Program, Result, UnsuitableError
 from .native_source import write_source
 
@@ -205,71 +205,75 @@ def _text(program: Program, source: str) -> str:
 
 
 def _loaded(text: str) -> ctypes.CDLL:
-    """The library of a text; one that is broken, such as a loss of power may leave behind, is made anew."""
+    """The library of a text: the one that is kept, or one that is compiled now."""
+    compiler = find_compiler()
+    if not compiler:
+        raise UnsuitableError("there is no C++ compiler")
+    key = hashlib.sha256("\0".join([text, *_OPTIONS, *machine(compiler)]).encode()).hexdigest()
+    name = f"{key}.so"
     try:
-        path = _compiled(text)
-        try:
-            return ctypes.CDLL(str(path))
-        except OSError:
-            path.unlink(missing_ok=True)
-            return ctypes.CDLL(str(_compiled(text)))
+        if kept := native_cache.find(name):
+            with suppress(OSError):  # somebody has made room for another just now
+                return ctypes.CDLL(str(kept))
+        with native_cache.new_folder() as place:
+            made = _compiled(compiler, text, place)
+            native_cache.seal(made, name)
+            library = ctypes.CDLL(str(made))  # before it is moved to where it can be removed
+            native_cache.keep(made, name)
+            return library
     except OSError as error:
         raise UnsuitableError(f"the library cannot be made or loaded: {error}") from error
 
 
-def _compiled(text: str) -> Path:
-    """The shared library of a text."""
-    compiler = find_compiler()
-    if not compiler:
-        raise UnsuitableError("there is no C++ compiler")
-    key = hashlib.sha256("\0".join([text, *_OPTIONS, *_machine(compiler)]).encode()).hexdigest()
-    folder = _cache()
-    library = folder / f"{key}.so"
-    if not library.exists():
-        with tempfile.TemporaryDirectory(dir=folder) as place:
-            source, made = Path(place) / "program.cpp", Path(place) / "program.so"
-            source.write_text(text, encoding="utf-8")
-            command = [compiler, *_OPTIONS, "-o", str(made), str(source)]
+def _compiled(compiler: str, text: str, place: Path) -> Path:
+    """The shared library of a text, made in a folder."""
+    source, made = place / "program.cpp", place / "program.so"
+    source.write_text(text, encoding="utf-8")
+    done = _run([compiler, *_OPTIONS, "-o", str(made), str(source)], place)
+    if done.returncode:
+        lines = done.stderr.splitlines() or [f"exit code {done.returncode}"]
+        first = next((line for line in lines if "error" in line), lines[0])
+        raise UnsuitableError(f"the C++ compiler refused: {first.removeprefix(str(source))}")
+    return made
+
+
+def _run(command: Sequence[str], place: Path) -> "subprocess.CompletedProcess[str]":
+    """Run a compiler in a folder; if anything interrupts it, it ends with all that it has started."""
+    environment = {**os.environ, "TMPDIR": str(place)}  # what it leaves there goes with the folder
+    try:
+        with subprocess.Popen(
+            command,
+            cwd=place,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=subprocess.PIPE,
+            text=True,
+            errors="replace",
+            start_new_session=True,  # a group of its own, in which it can be ended as a whole
+        ) as process:
             try:
-                done = subprocess.run(command, capture_output=True, text=True, timeout=_SECONDS, check=False)
-            except (OSError, subprocess.TimeoutExpired) as error:
-                raise UnsuitableError(f"the C++ compiler did not run: {error}") from error
-            if done.returncode:
-                lines = done.stderr.splitlines() or [f"exit code {done.returncode}"]
-                first = next((line for line in lines if "error" in line), lines[0])
-                raise UnsuitableError(f"the C++ compiler refused: {first.removeprefix(str(source))}")
-            made.replace(library)  # at once, for whoever else compiles the same
-    return library
+                _, messages = process.communicate(timeout=_SECONDS)
+            except BaseException:
+                _end(process)
+                raise
+    except (OSError, subprocess.TimeoutExpired) as error:
+        raise UnsuitableError(f"the C++ compiler did not run: {error}") from error
+    return subprocess.CompletedProcess(command, process.returncode, stderr=messages)
+
+
+def _end(process: "subprocess.Popen[str]") -> None:
+    if hasattr(os, "killpg"):
+        with suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    process.kill()
 
 
 @lru_cache(maxsize=1)
-def _machine(compiler: str) -> tuple[str, ...]:
+def machine(compiler: str) -> tuple[str, ...]:
     """What machine code depends on, beside its text."""
     version = subprocess.run([compiler, "--version"], capture_output=True, text=True, check=False).stdout
     information = Path("/proc/cpuinfo")
     lines = information.read_text().splitlines() if information.exists() else []
     flags = next((line for line in lines if line.startswith(("flags", "Features"))), platform.processor())
     return version, platform.machine(), flags
-
-
-def _cache() -> Path:
-    """The folder of what is compiled; nobody else can write there."""
-    try:
-        folder = Path(os.environ.get("AITS_FUNC_CACHE_DIR") or Path.home() / ".cache" / "aits_func")
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
-        folder = folder.resolve(strict=True)  # what is looked at is what is used
-        if os.name == "posix" and (folder.stat().st_uid != os.geteuid() or folder.stat().st_mode & 0o022):
-            raise UnsuitableError(f"others can write to the cache of machine code, {folder}")
-        if not os.access(folder, os.W_OK):
-            raise OSError("not writable")
-    except (OSError, RuntimeError):  # no home: for this process alone
-        return _temporary()
-    return folder
-
-
-@lru_cache(maxsize=1)
-def _temporary() -> Path:
-    """Removed when the process ends."""
-    folder = tempfile.mkdtemp(prefix="aits_func_")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    return Path(folder)

@@ -1,7 +1,9 @@
 """The campaign of kills: its short form holds, and it notices a run that does not survive."""
 
+import random
 import shutil
 import signal
+import subprocess
 
 import pytest
 
@@ -9,7 +11,9 @@ numpy = pytest.importorskip("numpy")
 pytest.importorskip("safetensors")
 pytest.importorskip("tomli_w")
 
-from reliability.kills import campaign, findings, live  # noqa: E402, after the skips
+from reliability import kills  # noqa: E402, after the skips
+from reliability.kills import campaign, compiled, findings, live  # noqa: E402
+from reliability.nursery import nursery  # noqa: E402
 from reliability.runs import Ended  # noqa: E402
 
 
@@ -17,6 +21,17 @@ def test_whatever_moment_a_training_is_killed_at_it_goes_on_to_the_same_bits():
     found = campaign(True)
     assert [(each.promise, each.broken) for each in found if not each.held] == []
     assert found[0].figures["restarts"] >= 10
+
+
+@pytest.mark.slow
+def test_a_training_that_is_killed_while_it_compiles_goes_on_to_the_same_bits_and_leaves_nothing(tmp_path):
+    with nursery() as run:
+        kills.prepared(tmp_path / "few", 1, run)  # when this has answered, all is loaded
+        lives = compiled(tmp_path / "native", kills.NATIVE, run, random.Random(1), lives=2, deaths=3)
+    found = findings({"compiling": lives}, 1)
+    assert [(each.promise, each.broken) for each in found if not each.held] == []
+    assert len(found) == 4
+    assert found[3].figures["kills of runs that are compiled"] >= 3
 
 
 @pytest.fixture(scope="module")
@@ -33,8 +48,9 @@ def whole(tmp_path_factory):
     return folder
 
 
-def lived(whole, name, *changes):
+def lived(whole, name, *changes, cache=None):
     """A run that is killed once for every change but the last, each a function that makes of it what it is then."""
+    way = "compiling" if cache else "in a play"
     shutil.rmtree(whole / name, ignore_errors=True)
     ends = iter(changes)
 
@@ -42,7 +58,7 @@ def lived(whole, name, *changes):
         code = next(ends)(whole / name)
         return Ended(code, "", "aits train: error: refused\n", "a call" if code < 0 else "")
 
-    return findings({"in a play": [live(whole, name, range(len(changes) - 1), attempt)]}, 1)
+    return findings({way: [live(whole, name, range(len(changes) - 1), attempt, cache)]}, 1)
 
 
 def killed(change=lambda run: None):
@@ -134,3 +150,30 @@ def test_a_file_too_many_and_one_too_few_break_the_third(whole):
     more = lived(whole, "a", killed(), done(lambda run: (run / ".lock").touch()))
     less = lived(whole, "a", killed(), done(lambda run: (run / "training.png").unlink()))
     assert held(more) == held(less) == [True, True, False]
+
+
+@pytest.fixture
+def cache(tmp_path, monkeypatch):
+    monkeypatch.setattr(kills, "PATIENCE", 0.1)
+    (tmp_path / "cache").mkdir()
+    return tmp_path / "cache"
+
+
+def test_a_compiled_run_that_leaves_nothing_keeps_the_fourth(whole, cache):
+    assert held(lived(whole, "a", killed(), done(), cache=cache)) == [True] * 4
+
+
+def test_a_folder_or_a_damaged_file_in_the_cache_breaks_the_fourth(whole, cache):
+    folder, damaged = cache / "work-0", cache / "0.so"
+    for change, undo in ((folder.mkdir, folder.rmdir), (damaged.touch, damaged.unlink)):
+        found = lived(whole, "a", killed(lambda run, change=change: change()), done(), cache=cache)
+        assert held(found) == [True, True, True, False]
+        undo()
+
+
+def test_a_compiler_that_goes_on_breaks_the_fourth(whole, cache):
+    with subprocess.Popen(["sleep", "60"], cwd=cache) as process:
+        found = lived(whole, "a", killed(), done(), cache=cache)
+        process.kill()
+    assert held(found) == [True, True, True, False]
+    assert f"process {process.pid}" in found[3].broken[0]
