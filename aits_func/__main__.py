@@ -2,7 +2,8 @@
 
 import os
 import sys
-from typing import NoReturn
+import warnings
+from typing import Any, NoReturn
 
 from .edge import signals
 
@@ -10,6 +11,7 @@ from .edge import signals
 def program() -> NoReturn:
     """Run the command line and end the process with its exit code."""
     signals.take_over()
+    warnings.formatwarning = _in_one_line
     try:
         from .edge.cli import main
 
@@ -20,6 +22,11 @@ def program() -> NoReturn:
     except SystemExit as stop:  # of a command line that asks for help, or cannot be understood
         code = stop.code if isinstance(stop.code, int) else 1
     raise SystemExit(_printed(code))
+
+
+def _in_one_line(message: Warning | str, *_: Any, **__: Any) -> str:
+    """A warning as this command line says it: what it is about, and not which line of which file gives it."""
+    return f"warning: {message}\n"
 
 
 def _printed(code: int) -> int:

@@ -40,3 +40,16 @@ def test_output_that_is_closed_is_nobodys_wish():
     )
     assert (done.returncode, done.stderr.count("\n")) == (2, 1)
     assert done.stderr.startswith("aits train: error: train needs a TOML file or flags")
+
+
+def test_a_warning_is_one_line_that_names_no_source_file():
+    # The command line itself warns seldom; so one is given in its stead.
+    script = (
+        "import sys, warnings\n"
+        "from aits_func import __main__\n"
+        "from aits_func.edge import cli\n"
+        "cli.main = lambda: warnings.warn('a step runs eagerly', RuntimeWarning) or 0\n"
+        "__main__.program()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert done.stderr == "warning: a step runs eagerly\n"

@@ -148,6 +148,7 @@ class Engine:
         self._function = vmap(function) if mapped else function
         self._mode, self._batched, self._label = mode, tuple(batched), label
         self._compiled: dict[Any, _Code] = {}
+        self._renewed: set[Any] = set()  # what was compiled again, as a tensor from outside was written to
 
     def __call__(self, *trees: Any) -> Any:
         """The function of these trees, compiled unless there is a ``reason``."""
@@ -221,16 +222,19 @@ class Engine:
             with _compiling:  # torch traces and compiles for one thread at a time
                 code = self._compiled.get(key)
                 if code is None or code.is_stale:
-                    code = self._compiled[key] = self._compile_or_not(trees, leaves, structure)
+                    # Once: somebody who writes to it again and again would wait for the compiler again and again.
+                    reason = _WRITTEN_AGAIN if code is not None and key in self._renewed else ""
+                    self._renewed |= {key} if code is not None else set()
+                    code = self._compiled[key] = self._compile_or_not(trees, leaves, structure, reason)
         self.back_end, self.fallback = code.back_end, code.fallback
         return code
 
-    def _compile_or_not(self, trees: Sequence[Any], leaves: list[Tensor], structure: Any) -> _Code:
-        """Machine code, or the function itself and a reason, for these shapes alone."""
+    def _compile_or_not(self, trees: Sequence[Any], leaves: list[Tensor], structure: Any, reason: str) -> _Code:
+        """Machine code, or the function itself and a reason (which may be known), for these shapes alone."""
         tell = _watcher.get() or (lambda event: None)
         began = time.perf_counter()
         tell(Compilation(self._label, None, ""))
-        reason = missing_compiler(leaves[0].device) if leaves else "there is no tensor to compile for"
+        reason = reason or (missing_compiler(leaves[0].device) if leaves else "there is no tensor to compile for")
         code, wrong = None, ""
         if not reason:
             try:
@@ -243,7 +247,7 @@ class Engine:
             wrong = self._difference(code, leaves, structure)
         if code is None or wrong:
             reason = f"its compiled results were not the eager ones: {wrong}" if wrong else reason
-            code = _Code(lambda given: self._eager(given, structure), "eager", reason, code.outside if code else ())
+            code = _Code(lambda given: self._eager(given, structure), "eager", reason)
         seconds = time.perf_counter() - began
         self.reason, self.compile_seconds = reason or self.reason, self.compile_seconds + seconds
         tell(Compilation(self._label, seconds, reason, code.back_end, code.fallback))
@@ -293,21 +297,26 @@ class Engine:
         except UnsuitableError as error:
             fallback = str(error)
         except Exception as error:  # a gap in the native compiler: the other one may know how
-            fallback = f"the native compiler failed: {type(error).__name__}: {_in_one_line(error)}"
+            fallback = f"the native compiler failed: {_in_one_line(error)}"
             _warn(f"{self._label}: {fallback}; TorchInductor compiles it instead. Report it.")
         else:
             return _Code(_Native(native, of_result[0], bool(self._axis)), "native", "", outside)
         with torch.no_grad(), _quiet():
             if example[0].device.type == "cpu":
                 graph = trace(graph, example, _CPU_FORMULAS)
-            batched = self._batched_leaves(trees, _FEWEST)
-            spread_out = spread(graph, example, batched) if any(batched) else None
+            batched, fault = self._batched_leaves(trees, _FEWEST), ""
+            try:
+                spread_out = spread(graph, example, batched) if any(batched) else None
+            except Exception as error:  # a gap in what rewrites graphs: they may stay as they are
+                spread_out, fault = None, _in_one_line(error)
             if spread_out is None:
                 batched = [False] * len(leaves)
             graph, result_batched = spread_out or (graph, [False] * of_result[0].num_leaves)
             lying = [_to_last(leaf, axis) if moved else leaf for leaf, moved in zip(stored, batched, strict=True)]
             # The vectors of one member become matrices, members by systems.
             code = _machine_code(trace(vmap(graph), lying) if self._axis else graph, lying)
+        if fault:
+            _warn(f"{self._label}: it could not be rewritten for vector lanes ({fault}), and may be slow. Report it.")
         spec = of_result[0]
 
         def run(arguments: list[Tensor]) -> Any:
@@ -330,6 +339,7 @@ class Engine:
 
 
 _compiling = threading.RLock()
+_WRITTEN_AGAIN = "a tensor that it was not given is written to again and again; give it as an argument"
 
 
 def _warn(message: str) -> None:
@@ -337,7 +347,7 @@ def _warn(message: str) -> None:
 
 
 def _in_one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200]
+    return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
 @contextmanager

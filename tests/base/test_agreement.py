@@ -151,6 +151,20 @@ def test_a_gap_in_the_native_compiler_warns_and_the_other_one_takes_over(monkeyp
 
 
 @needs_compiler
+def test_a_gap_in_what_rewrites_graphs_warns_and_the_graph_stays_as_it_is(monkeypatch):
+    def fails(*args):
+        raise IndexError("a gap")
+
+    monkeypatch.setattr(engines, "spread", fails)
+    engine = build_engine(lambda x: x.erfinv(), batched=(True,), label="a curve")
+    with pytest.warns(
+        RuntimeWarning, match=r"^a curve: it could not be rewritten for vector lanes \(IndexError: a gap\)"
+    ):
+        assert torch.allclose(engine(X), X.erfinv(), rtol=1e-12, atol=0, equal_nan=True)  # some roundings
+    assert engine.back_end == "inductor"
+
+
+@needs_compiler
 def test_a_tensor_from_outside_that_was_written_to_is_compiled_for_anew():
     factor = torch.full((3,), 2.0, dtype=torch.float64)
     engine = build_engine(lambda x: factor * x, mode="on", batched=(True,))
@@ -160,6 +174,15 @@ def test_a_tensor_from_outside_that_was_written_to_is_compiled_for_anew():
     spent = engine.compile_seconds
     engine(X)
     assert engine.compile_seconds == spent
+    # Who writes to it again and again does not wait for the compiler again and again.
+    engine = build_engine(lambda x: factor * x, batched=(True,))
+    for _ in range(4):
+        factor.add_(1)
+        assert torch.equal(engine(X), factor * X)
+    assert (engine.back_end, engine.reason) == (
+        "eager",
+        "a tensor that it was not given is written to again and again; give it as an argument",
+    )
 
 
 @needs_compiler
