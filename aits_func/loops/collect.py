@@ -97,7 +97,7 @@ def init_population(
 
 
 def check_energies(systems: System, *, gravity: Gravity, energy_scale: str, where: str) -> None:
-    """Refuse systems whose energy is no scale to measure an error by.
+    """Refuse systems whose energy is no scale to measure an error by, or whose forces their dtype does not hold.
 
     Args:
         systems: leaves (B, ...).
@@ -107,8 +107,10 @@ def check_energies(systems: System, *, gravity: Gravity, energy_scale: str, wher
 
     Raises:
         ValueError: if an energy is not finite in float64 (in which it is weighed), if K + |W| is 0, or if, unless it is
-            K + |W| that errors are relative to, |E| vanishes against that (a ratio to it would be rounding).
+            K + |W| that errors are relative to, |E| vanishes against that (a ratio to it would be rounding); if the
+            forces of a float32 system are lost to the range of float32.
     """
+    _check_forces(systems, gravity, where)
     heavy = in_double(systems)
     energy, size = vmap(gravity.energy)(heavy), vmap(gravity.energy_size)(heavy)
     not_finite = ~(energy.isfinite() & size.isfinite())
@@ -129,6 +131,25 @@ def check_energies(systems: System, *, gravity: Gravity, energy_scale: str, wher
         raise ValueError(
             f"{where}: system {int(vanishes.nonzero()[0])} has total energy 0, so a relative energy error has no "
             'meaning; set energy_scale = "kinetic"'
+        )
+
+
+def _check_forces(systems: System, gravity: Gravity, where: str) -> None:
+    """Refuse a float32 system that hardly falls, or not at all, as R⁻³ of its bodies is no float32 of full digits.
+
+    From 4e12 on R⁻³ has fewer digits, and from 1e15 on, a thirtieth of a parsec in metres, it is 0.
+    """
+    if systems.mass.dtype != torch.float32:
+        return
+    forces, own = (
+        vmap(gravity.acceleration)(x.mass, x.position, x.time).to(torch.float64) for x in (in_double(systems), systems)
+    )
+    size = forces.abs().amax((1, 2))
+    lost = (own - forces).abs().amax((1, 2)) > 1e-3 * size  # roundings are some 1e-6 of it
+    if bool(lost.any()):
+        raise ValueError(
+            f"{where}: float32 does not hold the forces of system {int(lost.nonzero()[0])}; use units in which lengths "
+            "are nearer to 1, or float64"
         )
 
 

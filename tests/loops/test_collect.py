@@ -582,3 +582,24 @@ def test_training_starts_at_epoch_zero_with_the_optimizers_own_state():
     assert (int(state.epoch), state.epoch.dtype, state.population) == (0, torch.int64, ())
     for ours, theirs in zip(tree.leaves(state.opt_state), tree.leaves(optimizer.init(params)), strict=True):
         assert torch.equal(ours, theirs)
+
+
+def test_forces_that_float32_does_not_hold_are_refused_and_planets_in_metres_are_not():
+    solar_mass, G = 2e30, 6.674e-11
+    gravity = build_gravity(G=G)
+    for length, held in (
+        (1.5e11, True),
+        (4.5e12, True),
+        (3e14, False),
+        (3e16, False),
+    ):  # Earth, Neptune, a comet, a star
+        orbit = two_body_orbit(mass=[solar_mass, 1e-3 * solar_mass], semi_major_axis=length, eccentricity=0.5, G=G)
+        systems = tree.map_leaves(lambda leaf: leaf[None].float(), orbit)
+        if held:
+            init_population(systems, gravity=gravity)
+        else:
+            with pytest.raises(
+                ValueError, match=r"systems\[0\]: float32 does not hold the forces of system 0; use units"
+            ):
+                init_population(systems, gravity=gravity)
+        init_population(tree.map_leaves(lambda leaf: leaf[None], orbit), gravity=gravity)  # float64 does
