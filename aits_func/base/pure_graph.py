@@ -47,12 +47,13 @@ def trace_pure(function: Callable[..., Any], example: Sequence[Tensor]) -> fx.Gr
 
     Raises:
         ImpureError: if the function writes into its arguments or into a tensor from outside, draws random numbers, or
-            looks at memory by strides in a way that is no slice.
+            looks at memory by strides in a way that is no slice; or if torch loses values of it in the trace.
     """
     graph = trace(function, example)
     for node in graph.graph.nodes:
         if node.target in _LOOKS and node.args[0].op == "call_function":
             node.target = _LOOKS[node.target]
+    _clear_of_zero_tangents(graph, example)
     try:
         if any(map(_writes, graph.graph.nodes)):
             graph = trace(functionalize(graph, remove="mutations"), example, strided.FORMULAS)
@@ -96,6 +97,29 @@ def trace(function: Callable[..., Any], example: Sequence[Tensor], formulas: Any
         A graph of the same arguments.
     """
     return make_fx(function, formulas, "fake", _allow_non_fake_inputs=True)(*example)
+
+
+def _clear_of_zero_tangents(graph: fx.GraphModule, example: Sequence[Tensor]) -> None:
+    """Take out, in place, what forward mode leaves behind where a tangent is 0 everywhere.
+
+    torch keeps such a tangent as a tensor without memory, and finds the shape of what comes of it on tensors without
+    values, on the device "meta". A trace records both. The shapes are used by nothing, and run again they would be
+    arguments on two devices; a zero without memory that is used crashes the process in the code of TorchInductor.
+
+    Raises:
+        ImpureError: if something on the device "meta" is used: inside of two maps torch 2.13 puts values there.
+    """
+    for node in graph.graph.nodes:
+        if node.target is _aten._efficientzerotensor.default:
+            node.target = _aten.zeros.default
+    graph.graph.eliminate_dead_code()  # which keeps what writes, and what draws random numbers
+    graph.recompile()
+    if any(leaf.device.type == "meta" for leaf in example):
+        return
+    for node in graph.graph.nodes:
+        value = node.meta.get("val")
+        if isinstance(value, Tensor) and value.device.type == "meta":
+            raise ImpureError("it takes forward mode inside of two maps, of which torch traces values without memory")
 
 
 def _writes(node: fx.Node) -> bool:

@@ -6,7 +6,7 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import jacfwd, jvp, vmap
+from torch.func import jvp, vmap
 
 from ..base.types import System
 from .gravity import Derivatives, Gravity, inverse_distance
@@ -85,7 +85,11 @@ def _external_tide(gravity: Gravity, system: System) -> Tensor:
     """∂a_ext/∂x at every body, (N, D, D): what a lone body without mass feels is the external field alone."""
     massless = torch.zeros_like(system.mass[:1])
 
-    def acceleration(x: Tensor) -> Tensor:
-        return gravity.acceleration(massless, x[None], system.time)[0]
+    def acceleration(position: Tensor) -> Tensor:
+        return vmap(lambda x: gravity.acceleration(massless, x[None], system.time)[0])(position)
 
-    return vmap(jacfwd(acceleration))(system.position)
+    # All bodies a step along one axis after the other. A Jacobian of each would be forward mode inside of two maps,
+    # over bodies and over axes, which torch 2.13 traces wrongly for a compiler: part of it ends without a memory.
+    here = system.position
+    axes = torch.eye(here.shape[1], dtype=here.dtype, device=here.device)
+    return torch.stack([jvp(acceleration, (here,), (axis.expand_as(here),))[1] for axis in axes], -1)

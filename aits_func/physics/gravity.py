@@ -108,8 +108,10 @@ def mutual_acceleration(mass: Tensor, position: Tensor, *, G: float, softening: 
         softening: length s.
 
     Returns:
-        (N, D), length / time².
+        (N, D), length / time²; 0 of one body alone.
     """
+    if mass.shape[0] == 1:  # no pair, and torch 2.13 traces no forward mode through arrays without elements
+        return torch.zeros_like(position)
     if written_out(mass.shape[0]):
         return _acceleration_pair_by_pair(mass, position, G, softening)
     if mass.shape[0] >= MANY_BODIES:
@@ -196,8 +198,10 @@ def mutual_potential_energy(mass: Tensor, position: Tensor, *, G: float, softeni
         softening: length s.
 
     Returns:
-        (), mass · length² / time².
+        (), mass · length² / time²; 0 of one body alone.
     """
+    if mass.shape[0] == 1:
+        return torch.zeros_like(mass[0])
     if mass.shape[0] >= MANY_BODIES:
         return tiled_potential_energy(mass, position, G, softening)
     first, second = pair_rows(mass)

@@ -33,8 +33,10 @@ def pair_rows(x: Tensor) -> tuple[Tensor, Tensor]:
     """
     bodies = x.shape[0]
     if written_out(bodies):
-        rows = x.unbind(0)
-        first, second = zip(*itertools.combinations(rows, 2), strict=True)
+        pairs = list(itertools.combinations(x.unbind(0), 2))
+        if not pairs:  # one body alone
+            return x[:0], x[:0]
+        first, second = zip(*pairs, strict=True)
         return torch.stack(first), torch.stack(second)
     first_index, second_index = pair_indices(bodies, x.device)
     return x[first_index], x[second_index]

@@ -462,3 +462,40 @@ def test_the_derivatives_of_a_compiled_tanh_are_those_of_tanh():
     second = vmap(grad(grad(torch.tanh)))
     # 1 − tanh² has the rounding of tanh, which is 20 of 1e-16 at most, where tanh is nearly 1.
     torch.testing.assert_close(build_engine(second, mode="on")(x), second(x), rtol=1e-12, atol=4e-15)
+
+
+# --- forward mode ----------------------------------------------------------------------------------------------------
+
+
+def along(function, x, direction):
+    return jvp(function, (x,), (direction,))[1]
+
+
+FORWARD = {
+    "a number": lambda x: along(lambda y: (2 * y + 1).sin(), x, torch.ones_like(x)),
+    "a constant": lambda x: along(lambda y: (y / y.detach()).sin() * x + y.detach(), x, x),
+    "a rate of a rate": lambda x: along(lambda y: along(lambda z: (x - z) / 2 - x.sin() * z, y, y), x, x),
+    "a constant of a rate": lambda x: along(lambda y: along(lambda z: (z / z.detach()) ** 2, y, y), x, x),
+}
+
+
+@needs_compiler
+@pytest.mark.parametrize("name", FORWARD)
+def test_forward_mode_through_what_does_not_change_is_compiled(name):
+    # its tangent is 0 everywhere: torch keeps it without memory, and leaves its traces on the device "meta"
+    x = bodies_of(8).position
+    engine = build_engine(vmap(FORWARD[name]), mode="on", batched=(True,))
+    assert_close(engine(x), vmap(FORWARD[name])(x))
+    assert engine.fallback == ""
+
+
+@needs_compiler
+def test_values_that_torch_traces_without_memory_are_computed_eagerly():
+    def doubled(x):  # forward mode inside of two maps
+        return vmap(vmap(lambda a: vmap(lambda t: along(lambda y: 2 * y, a, t))(a.expand(2, 2))))(x)
+
+    x = bodies_of(8).position
+    engine = build_engine(doubled, mode="auto", batched=(True,))
+    ours = engine(x)
+    assert "without memory" in engine.reason
+    assert_close(ours, 2 * x[:, :, None].expand(8, 3, 2, 2))
