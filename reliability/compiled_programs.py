@@ -32,7 +32,7 @@ from reliability.drawn_programs import DrawnProgram, draw_program
 from reliability.findings import Finding, main
 from reliability.rounding import Traced, compare
 
-PROGRAMS, NATIVE = 3600, 2000
+PROGRAMS, NATIVE = 3600, 1800
 PROCESSES = 2
 SECONDS = 300.0  # for one program
 SHOWN = 5
