@@ -12,7 +12,7 @@ from pathlib import Path
 
 from reliability.findings import Finding, table
 
-CAMPAIGNS = ("kills", "faults", "hostile_files", "edge_numbers", "long_run", "repeatability")
+CAMPAIGNS = ("kills", "faults", "hostile_files", "edge_numbers", "long_run", "repeatability", "compiled_programs")
 
 
 def main() -> int:

@@ -12,8 +12,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
+from torch import Tensor, fx
+
+from .pure_graph import trace
 
 _UNITS = 4  # ε, by which numbers are moved: a little more than another order of sums or a contracted product does
 _MARGIN = 16  # how much more than the largest change that was seen may come of other roundings
@@ -65,12 +66,15 @@ def describe_difference(
         if x.shape != y.shape or x.dtype != y.dtype:
             return f"result {number} is {_kind(x)} and not {_kind(y)}"
     wrong = [_differs(x, y, skips) for x, y in zip(ours, theirs, strict=True)]
+    if not any(bool(each.any()) for each in wrong):
+        return ""
     changes = [torch.zeros(y.shape, dtype=torch.float64, device=y.device) for y in theirs]
+    graph = trace(lambda *given: tuple(theirs_of(given)), arguments)
     for run in range(_LAST):
         if not any(bool(each.any()) for each in wrong):
             return ""
-        with _OtherRoundings(run) as otherwise:
-            moved = theirs_of([otherwise.move(x) for x in arguments])
+        otherwise = _OtherRoundings(graph, run)
+        moved = otherwise.run(*(otherwise.move(x) for x in arguments))
         changes = [torch.maximum(c, _distance(m, y)) for c, m, y in zip(changes, moved, theirs, strict=True)]
         if run + 1 >= _FIRST:
             every = zip(wrong, ours, theirs, changes, strict=True)
@@ -79,17 +83,20 @@ def describe_difference(
     return next((_words(*each) for each in found if bool(each[-1].any())), "")
 
 
-class _OtherRoundings(TorchDispatchMode):
-    """Operations that round, rounded otherwise: by up to so many ε more, at random but the same for the same seed."""
+class _OtherRoundings(fx.Interpreter):
+    """Operations that round, rounded otherwise: by up to so many ε more, at random but the same for the same seed.
 
-    def __init__(self, seed: int) -> None:
-        super().__init__()
+    They are those of a trace: torch 2.13 dies of a dispatch mode around the forward derivative of a ``sub`` with alpha.
+    """
+
+    def __init__(self, graph: fx.GraphModule, seed: int) -> None:
+        super().__init__(graph)
         self._make = torch.Generator("cpu").manual_seed(seed)
 
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        out = func(*args, **(kwargs or {}))
-        rounds = func.overloadpacket.__name__ in _ROUND and "out" not in (kwargs or {})
-        return self.move(out) if rounds and isinstance(out, Tensor) else out
+    def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
+        out = super().call_function(target, args, kwargs)
+        rounds = isinstance(target, torch._ops.OpOverload) and target.overloadpacket.__name__ in _ROUND
+        return self.move(out) if rounds and "out" not in kwargs and isinstance(out, Tensor) else out
 
     def move(self, x: Tensor) -> Tensor:
         """Other numbers in the neighbourhood; 0 stays 0, and so does whatever is no real number."""

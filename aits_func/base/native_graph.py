@@ -41,6 +41,10 @@ LONGEST = 12_000
 """Nodes up to which a program is worth compiling."""
 
 
+MOST_NUMBERS = 512
+"""Numbers among the elements of a result, each of which is a line of C++: a compiler takes minutes for ten thousand."""
+
+
 SUMS = ("fold", "sum_batch", "outer")
 """Operations that sum over the batch: of a lane, of a row, and of the products of two rows."""
 
@@ -179,6 +183,8 @@ class _Reader:
     def _program(self, values: Sequence[_Value], dtypes: Sequence[torch.dtype], arguments: int) -> Program:
         results, wanted = [], set()
         for value, dtype in zip(values, dtypes, strict=True):
+            if value.axis is None and value.ids.numel() > MOST_NUMBERS:
+                value = self._once_per_system(value)
             atoms = value.atoms.reshape(-1).tolist()
             owners = [self._owners[a] for a in atoms]
             if value.axis is None and any(node.whole for node in owners) and (node := self.loop(value.atoms)).whole:
@@ -202,6 +208,15 @@ class _Reader:
                 kept.append(node)
                 wanted |= {arg.serial for arg in node.nodes}
         return Program(kept[::-1], results, arguments, self.batch, self.real)
+
+    def _once_per_system(self, value: _Value) -> _Value:
+        """An array that is the same for all systems, with a batch axis if it has one to spare, or nothing but loops."""
+        for axis, n in enumerate(value.shape):
+            if n == self.batch and bool((value.ids == value.ids.narrow(axis, 0, 1)).all()):
+                return self.value(value.ids.select(axis, 0), axis)
+        if not all(self._owners[a].whole for a in value.ids.reshape(-1).tolist()):
+            raise UnsuitableError(f"there is a result of more than {MOST_NUMBERS} numbers")
+        return value
 
     # --- nodes -------------------------------------------------------------------------------------------------------
 
@@ -348,6 +363,8 @@ class _Reader:
             found = len(places) == 1 if batched and ids.numel() else len(places) <= batched
             if not found or any(like.shape[k] != self.batch for k in places):
                 raise UnsuitableError("elements of the batch are mixed")
+            if places and not torch.equal(ids.select(places[0], 1), ~ids.select(places[0], 0)):
+                raise UnsuitableError("elements of the batch are mixed")  # other elements of the second system
             return _Value(ids, places[0] if places else None, tuple(like.shape))
 
         if isinstance(moved, Tensor):
@@ -782,7 +799,8 @@ def _put_into(take: Any, *, drops: bool) -> Callable[..., Any]:
 
 def _diagonal(reader: _Reader, args: Any, expected: Any) -> Tensor:
     x, *rest = args
-    first, second = (k % len(x.shape) for k in (rest[1:] if len(rest) == 3 else (0, 1)))
+    given = rest[1:]
+    first, second = (k % len(x.shape) for k in (*given, *(0, 1)[len(given) :]))
     if x.axis in (first, second):
         raise UnsuitableError("elements of the batch are mixed")
     return torch.diagonal(x.ids, *rest)

@@ -46,14 +46,17 @@ def trace_pure(function: Callable[..., Any], example: Sequence[Tensor]) -> fx.Gr
         A graph of the same arguments.
 
     Raises:
-        ImpureError: if the function writes into its arguments or into a tensor from outside, draws random numbers, or
-            looks at memory by strides in a way that is no slice; or if torch loses values of it in the trace.
+        ImpureError: if the function writes into its arguments or into a tensor from outside, reads in one operation
+            what that writes to, draws random numbers, or looks at memory by strides in a way that is no slice; or if
+            torch loses values of it in the trace.
     """
     graph = trace(function, example)
     for node in graph.graph.nodes:
         if node.target in _LOOKS and node.args[0].op == "call_function":
             node.target = _LOOKS[node.target]
     _clear_of_zero_tangents(graph, example)
+    if any(map(_reads_what_it_writes, graph.graph.nodes)):
+        raise ImpureError("it reads memory in the operation that writes to it, so that the order would matter")
     try:
         if any(map(_writes, graph.graph.nodes)):
             graph = trace(functionalize(graph, remove="mutations"), example, strided.FORMULAS)
@@ -124,3 +127,55 @@ def _clear_of_zero_tangents(graph: fx.GraphModule, example: Sequence[Tensor]) ->
 
 def _writes(node: fx.Node) -> bool:
     return isinstance(node.target, torch._ops.OpOverload) and node.target._schema.is_mutable
+
+
+def _reads_what_it_writes(node: fx.Node) -> bool:
+    """Whether what an operation writes to overlaps something else that it is given.
+
+    Free of writes, everything would be read first. Eager code reads an element when its turn comes, and goes through
+    the lists of ``torch._foreach_add_`` one by one. To read exactly what is written, element by element, is the same
+    in any order.
+    """
+    if not _writes(node):
+        return False
+    told = {each.name: each for each in node.target._schema.arguments}  # type: ignore[union-attr]
+    given = [*zip(told.values(), node.args, strict=False), *((told[name], x) for name, x in node.kwargs.items())]
+    places = [
+        (told.alias_info is not None and told.alias_info.is_write, number, x.meta["val"])
+        for told, several in given
+        for number, x in enumerate(several if isinstance(several, (list, tuple)) else [several])
+        if isinstance(x, fx.Node) and isinstance(x.meta.get("val"), Tensor)
+    ]
+    in_step = torch.Tag.pointwise in node.target.tags or node.target in _IN_STEP  # type: ignore[union-attr]
+    for k, (written, number, x) in enumerate(places):
+        for j, (_, other, y) in enumerate(places):
+            if not written or j == k or x.untyped_storage()._cdata != y.untyped_storage()._cdata:
+                continue
+            if not (in_step and number == other and _lying(x) == _lying(y)) and _overlap(x, y):
+                return True
+    return False
+
+
+_IN_STEP = {_aten.copy_.default} | {
+    getattr(packet, each)
+    for packet in (_aten._foreach_add_, _aten._foreach_sub_, _aten._foreach_mul_, _aten._foreach_div_)
+    for each in packet.overloads()
+}
+"""Operations that go through their arguments element by element, beside those that torch says so of."""
+
+
+def _lying(x: Tensor) -> tuple[object, ...]:
+    return x.dtype, tuple(x.shape), x.stride(), x.storage_offset()
+
+
+def _overlap(x: Tensor, y: Tensor) -> bool:
+    """Whether two tensors in one memory have an element in common."""
+    return x.dtype != y.dtype or bool(torch.isin(_elements(x), _elements(y)).any())
+
+
+def _elements(x: Tensor) -> Tensor:
+    """Where in memory the elements of a tensor lie."""
+    places = torch.tensor(int(x.storage_offset()), device="cpu")
+    for n, step in zip(x.shape, x.stride(), strict=True):
+        places = places[..., None] + step * torch.arange(n if step else min(n, 1), device="cpu")
+    return places.reshape(-1)

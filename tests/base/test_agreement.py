@@ -5,7 +5,7 @@ import warnings
 
 import pytest
 import torch
-from torch.func import grad, vmap
+from torch.func import grad, jvp, vmap
 
 from aits_func.base import engine as engines
 from aits_func.base import native_graph, native_source
@@ -28,6 +28,14 @@ def judge(ours, theirs, x=X, skips=False):
 
 
 # --- the verdict
+
+
+def test_a_forward_derivative_through_a_difference_with_a_factor_is_judged():
+    def derivative(x):
+        return jvp(lambda y: torch.sub(y, torch.ones(3, dtype=y.dtype), alpha=-0.5), (x,), (x,))[1]
+
+    assert judge(lambda x: [derivative(x) * (1 + 1e-6)], lambda given: [derivative(given[0])]) != ""
+    assert judge(lambda x: [derivative(x) * (1 + 1e-15)], lambda given: [derivative(given[0])]) == ""
 
 
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32])

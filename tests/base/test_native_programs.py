@@ -9,6 +9,7 @@ from torch.func import grad, vmap
 
 from aits_func.base import engine as engines
 from aits_func.base.engine import build_engine, missing_compiler
+from aits_func.base.native_source import write_source
 
 needs_compiler = pytest.mark.skipif(missing_compiler(torch.device("cpu")) != "", reason="needs a C++ compiler")
 SIZES = (
@@ -457,3 +458,46 @@ def test_results_lie_on_the_cpu_whatever_the_default_device_is():
         assert_same_bits(engine(x), expected)
         again = build_engine(lambda x: (x.exp(), x.sum()), mode="on", batched=(True,))(x)
     assert_same_bits(again, expected)
+
+
+@needs_compiler
+def test_what_is_the_same_for_a_thousand_systems_is_not_written_down_a_thousand_times(monkeypatch):
+    lengths = []
+    load = engines.load
+
+    def measured(program, example, batched):
+        lengths.append(len(write_source(program).text))
+        return load(program, example, batched)
+
+    monkeypatch.setattr(engines, "load", measured)
+    function = vmap(lambda x, w: (w.log(), x * 2), in_dims=(0, None))
+    arguments = random(1000, 3), random(3, 4, seed=1).abs()
+    engine = build_engine(function, mode="on", batched=(True, False))
+    assert_close(engine(*arguments), function(*arguments), rtol=1e-15, atol=1e-15)  # one logarithm, one product
+    assert is_native(engine)
+    assert lengths[0] < 10_000  # characters; twelve numbers, and not twelve thousand
+
+
+@needs_compiler
+def test_ten_thousand_numbers_that_have_nothing_to_do_with_a_batch_are_not_for_native_code(monkeypatch):
+    monkeypatch.setattr(engines, "_machine_code", lambda graph, example: graph)  # nothing else need be compiled here
+    engine = build_engine(lambda x: (x * 2, torch.eye(100, dtype=x.dtype)), mode="on", batched=(True,))
+    assert_same_bits(engine(random(7, 3)), (random(7, 3) * 2, torch.eye(100, dtype=torch.float64)))
+    assert "numbers" in engine.fallback
+
+
+@needs_compiler
+@pytest.mark.parametrize("size", [3, 5])
+def test_diagonals_of_every_system_are_native_and_those_across_the_batch_are_not(size, monkeypatch):
+    monkeypatch.setattr(engines, "_machine_code", lambda graph, example: graph)  # nothing else need be compiled here
+    x = random(size, 3, 3)
+    for inside, function in (
+        (True, lambda x: x.diagonal(dim1=1, dim2=2) * 2),
+        (True, lambda x: x.diagonal(1, 2, 1).sum(1)),
+        (False, lambda x: x[:, :, 0].diagonal() * 2),
+        (False, lambda x: x.diagonal(0, 0, 2) * 2),
+    ):
+        engine = build_engine(function, mode="on", batched=(True,))
+        # A few sums and products of numbers of order one.
+        assert_close(engine(x), function(x), rtol=1e-15, atol=1e-15)
+        assert (engine.back_end == "native") == inside
