@@ -24,6 +24,7 @@ from aits_func.edge.tracking import read_metrics
 from reliability.findings import Finding, main
 from reliability.nursery import Child, Run, nursery
 from reliability.runs import (
+    TWO,
     Ended,
     command_to_go_on,
     difference,
@@ -36,7 +37,8 @@ from reliability.runs import (
 from reliability.sabotage import KILL
 
 FEW, MANY = 3, 24  # epochs: of runs that die at a call, and at a random moment
-NATIVE, MIXED = 4, 2  # systems: with which all is native code, and with which TorchInductor has a part
+NATIVE = {"binaries": 4}  # systems with which all is native code
+MIXED = {"binaries": 4, "hierarchical_triple": 4}  # with which TorchInductor compiles the iteration, which shows more
 PATIENCE = 10.0  # seconds until nothing is left of a compiler whose process was killed
 Attempt = Callable[[Sequence[str], object], Ended]
 
@@ -64,7 +66,7 @@ def campaign(short: bool) -> list[Finding]:
         if short:
             return findings(lives, numbers_in(few / "whole"))
         lives["compiling"] = compiled(folder / "native", NATIVE, run, draw, lives=8, deaths=5)
-        lives["compiling"] += compiled(folder / "mixed", MIXED, run, draw, lives=6, deaths=5)
+        lives["compiling"] += compiled(folder / "mixed", MIXED, run, draw, lives=2, deaths=4)
         lives["at calls, compiling"] = compiled_at_calls(folder / "native", run, draw, lives=12)
         many = prepared(folder / "many", MANY, run)
         lives["at random moments"] = random_moments(many, run, draw, kills=150)
@@ -165,13 +167,15 @@ def processes(folder: Path, draw: random.Random, *, kills: int) -> list[Life]:
     return lives
 
 
-def compiled(folder: Path, count: int, run: Run, draw: random.Random, *, lives: int, deaths: int) -> list[Life]:
-    """Runs of so many systems that compile all they need, killed at random moments.
+def compiled(
+    folder: Path, systems: Mapping[str, int], run: Run, draw: random.Random, *, lives: int, deaths: int
+) -> list[Life]:
+    """Runs of so many systems of each kind that compile all they need, killed at random moments.
 
     What one life has compiled its next has, as with users. A moment is drawn from the whole of the unbroken run.
     """
     began = time.monotonic()
-    prepared(folder, FEW, run, "auto", count)
+    prepared(folder, FEW, run, "auto", systems)
     seconds = time.monotonic() - began
 
     def attempt(cache: Path) -> Attempt:
@@ -203,7 +207,7 @@ def compiled_at_calls(folder: Path, run: Run, draw: random.Random, *, lives: int
     for number in range(lives):
         cache = folder / f"cache at a call {number}"
         call = 1 + draw.randrange(6 * number, 6 * (number + 1))
-        found.append(live(folder, f"compiling{call}", [call], attempt(cache), cache))
+        found.append(live(folder, f"compiling, call {call}", [call], attempt(cache), cache))
     return found
 
 
@@ -261,10 +265,10 @@ def live(folder: Path, name: str, deaths: Iterable[object], attempt: Attempt, ca
     return Life(tuple(died), starts, tuple(stuck), tuple(damage), different, tuple(left))
 
 
-def prepared(folder: Path, epochs: int, run: Run, compile: str = "off", count: int = 2) -> Path:
+def prepared(folder: Path, epochs: int, run: Run, compile: str = "off", systems: Mapping[str, int] = TWO) -> Path:
     """A folder with the configuration and the unbroken run; what that one compiles is in a cache of its own."""
     folder.mkdir()
-    write_configuration(folder, epochs=epochs, compile=compile, count=count)
+    write_configuration(folder, epochs=epochs, compile=compile, systems=systems)
     command = ("train", "run.toml", "--out", "whole")
     (end,) = run(Child(str(folder), command, pictures=compile == "off", cache=str(folder / "cache")))
     if end.code != 0:

@@ -6,7 +6,7 @@ import os
 import shlex
 import tempfile
 import tomllib
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -24,12 +24,13 @@ FILES = {
     "summary.json",
     "training.png",
 }
+TWO = {"binaries": 2}
 _CLOCKS = ("seconds", "compile_seconds")  # numbers that a clock made
 _CONFIGURATION = """\
 threads = 1
 
 [train]
-systems = [{{ kind = "binaries", count = {count} }}]
+systems = [{systems}]
 hidden = [4]
 optimizer = "adamw"
 epochs = {epochs}
@@ -72,9 +73,10 @@ def work_folder(*, in_memory: bool) -> Iterator[Path]:
         yield Path(name)
 
 
-def write_configuration(folder: Path, *, epochs: int, compile: str = "off", count: int = 2) -> None:
-    """Write run.toml, the small training that all campaigns run, of so many systems."""
-    (folder / "run.toml").write_text(_CONFIGURATION.format(epochs=epochs, compile=compile, count=count))
+def write_configuration(folder: Path, *, epochs: int, compile: str = "off", systems: Mapping[str, int] = TWO) -> None:
+    """Write run.toml, the small training that all campaigns run, of so many systems of each kind."""
+    listed = ", ".join(f'{{ kind = "{kind}", count = {count} }}' for kind, count in systems.items())
+    (folder / "run.toml").write_text(_CONFIGURATION.format(epochs=epochs, compile=compile, systems=listed))
 
 
 def command_to_go_on(run: Path) -> tuple[str, ...]:
