@@ -141,3 +141,12 @@ def test_replaced_leaves_are_put_back_where_they_came_from():
     assert torch.equal(other["z"].right, example()["z"].right + 1)
     assert torch.equal(other["m"].right, ~example()["m"].right)
     assert_same(tree.replace_leaves(other, tree.leaves(example())), example())
+
+
+def test_a_leaf_in_order_lies_as_one_that_was_just_read_from_a_file():
+    wide = torch.arange(18.0).reshape(2, 9)
+    for leaf in (wide[:1, :8], wide.t(), wide[:, ::2], wide[:, None], torch.zeros(0, 3), torch.ones(()), wide[1:, :1]):
+        ordered = tree.in_order(leaf)
+        assert torch.equal(ordered, leaf)
+        assert ordered.stride() == torch.empty(leaf.shape).stride()
+    assert tree.in_order(wide) is wide  # nothing to do

@@ -9,6 +9,7 @@ import torch
 from aits_func.base import tree
 from aits_func.base.rng import fold_in
 from aits_func.learning.optimizers import adam, sgd
+from aits_func.loops import epoch as epochs
 from aits_func.loops.collect import RETRAIN_LIMIT, collect_trajectory, init_population, init_train_state
 from aits_func.loops.epoch import EpochInfo, run_two_phase_training, train_epoch_two_phase
 from aits_func.loops.learner import build_learner
@@ -239,3 +240,17 @@ def test_training_prints_nothing_touches_no_global_generator_and_leaves_its_star
     for name, leaf in tree.named_leaves(state).items():
         assert torch.equal(leaf, before[name]), name
     assert capfd.readouterr() == ("", "")
+
+
+def test_an_epoch_begins_with_leaves_that_lie_as_if_they_came_from_a_checkpoint(monkeypatch):
+    # How a matrix lies in memory may decide how its products round, and so what a run that was killed ends with.
+    learner, state = networked()
+    assert any(leaf.stride() != tree.in_order(leaf).stride() for leaf in tree.leaves(state.params))  # a fresh network
+    begun = []
+    collect = epochs.collect_trajectory
+    monkeypatch.setattr(
+        epochs, "collect_trajectory", lambda given, **options: begun.append(given) or collect(given, **options)
+    )
+    train_epoch_two_phase(state, learner=learner, **OPTIONS)
+    assert all(leaf.stride() == tree.in_order(leaf.clone()).stride() for leaf in tree.leaves(begun[0]))
+    assert_same(begun[0], state)
