@@ -9,15 +9,18 @@ changes.
 """
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, fx
 
-from .pure_graph import trace
+from .pure_graph import trace_pure
+
+_aten = torch.ops.aten
 
 _UNITS = 4  # ε, by which numbers are moved: a little more than another order of sums or a contracted product does
 _MARGIN = 16  # how much more than the largest change that was seen may come of other roundings
+_OCTAVES = 7  # above an element's own size, up to which others are like it
 _FIRST, _LAST = 2, 8  # runs with other roundings: so many at once, and at most
 
 # fmt: off
@@ -59,7 +62,7 @@ def describe_difference(
     Returns:
         Which result differs, where and by how much; "" if none does.
     """
-    theirs = theirs_of(arguments)
+    ours, theirs = _as_numbers(ours), _as_numbers(theirs_of(arguments))
     if len(ours) != len(theirs):
         return f"there are {len(ours)} results and not {len(theirs)}"
     for number, (x, y) in enumerate(zip(ours, theirs, strict=True)):
@@ -68,19 +71,55 @@ def describe_difference(
     wrong = [_differs(x, y, skips) for x, y in zip(ours, theirs, strict=True)]
     if not any(bool(each.any()) for each in wrong):
         return ""
-    changes = [torch.zeros(y.shape, dtype=torch.float64, device=y.device) for y in theirs]
-    graph = trace(lambda *given: tuple(theirs_of(given)), arguments)
+    seen = [_Seen.of(y) for y in theirs]
+    graph = trace_pure(lambda *given: tuple(theirs_of(given)), arguments)
     for run in range(_LAST):
-        if not any(bool(each.any()) for each in wrong):
-            return ""
         otherwise = _OtherRoundings(graph, run)
-        moved = otherwise.run(*(otherwise.move(x) for x in arguments))
-        changes = [torch.maximum(c, _distance(m, y)) for c, m, y in zip(changes, moved, theirs, strict=True)]
+        moved = _as_numbers(otherwise.run(*(otherwise.move(x) for x in arguments)))
+        seen = [each.after(m, y) for each, m, y in zip(seen, moved, theirs, strict=True)]
         if run + 1 >= _FIRST:
-            every = zip(wrong, ours, theirs, changes, strict=True)
-            wrong = [still & (_distance(x, y) > _allowed(change)) for still, x, y, change in every]
+            every = zip(wrong, seen, ours, theirs, strict=True)
+            wrong = [still & ~each.explains(x, y, still) for still, each, x, y in every]
+            if not any(bool(each.any()) for each in wrong):
+                return ""
     found = zip(range(len(ours)), ours, theirs, wrong, strict=True)
-    return next((_words(*each) for each in found if bool(each[-1].any())), "")
+    return next(_words(*each) for each in found if bool(each[-1].any()))
+
+
+class _Seen(NamedTuple):
+    """What other roundings were seen to do to one result, element by element."""
+
+    change: Tensor  # largest change, float64, of runs in which a number stayed a number
+    breaks: Tensor  # bool; whether a number became NaN or infinite, or the other way round, or something else
+
+    @staticmethod
+    def of(y: Tensor) -> "_Seen":
+        """Nothing yet."""
+        return _Seen(torch.zeros(y.shape, dtype=torch.float64), torch.zeros(y.shape, dtype=torch.bool))
+
+    def after(self, moved: Tensor, y: Tensor) -> "_Seen":
+        """After one more run."""
+        away, broken = _distance(moved, y)
+        return _Seen(torch.maximum(self.change, away), self.breaks | broken)
+
+    def explains(self, x: Tensor, y: Tensor, asked: Tensor) -> Tensor:
+        """Where a result may be x, if eager code says y; looked at where that is asked."""
+        away, broken = _distance(x, y)
+        close = away <= _MARGIN * torch.maximum(self.change, self._of_neighbours(x, y, asked))
+        return torch.where(broken, self.breaks, close)
+
+    def _of_neighbours(self, x: Tensor, y: Tensor, asked: Tensor) -> Tensor:
+        """Half of the results of an element's size, or below, change by this.
+
+        By chance an element may have stood still each time: an energy error that is a difference of one last digit
+        often does. So none is held to less than half of those like it are; larger ones have nothing to say of it.
+        """
+        out = torch.zeros_like(self.change)
+        size = torch.maximum(x.to(torch.float64).abs(), y.to(torch.float64).abs()).nan_to_num(nan=torch.inf)
+        octave = torch.where(asked, size.log2().nan_to_num(neginf=-1100.0, posinf=1100.0).ceil(), torch.inf)
+        for each in octave[asked].unique().tolist():
+            out[octave == each] = self.change[size <= 2.0 ** min(each + _OCTAVES, 1023)].median()
+        return out
 
 
 class _OtherRoundings(fx.Interpreter):
@@ -95,8 +134,10 @@ class _OtherRoundings(fx.Interpreter):
 
     def call_function(self, target: Any, args: Any, kwargs: Any) -> Any:
         out = super().call_function(target, args, kwargs)
-        rounds = isinstance(target, torch._ops.OpOverload) and target.overloadpacket.__name__ in _ROUND
-        return self.move(out) if rounds and "out" not in kwargs and isinstance(out, Tensor) else out
+        if not isinstance(target, torch._ops.OpOverload) or not isinstance(out, Tensor) or "out" in kwargs:
+            return out
+        narrows = target is _aten._to_copy.default and isinstance(args[0], Tensor) and out.itemsize < args[0].itemsize
+        return self.move(out) if narrows or target.overloadpacket.__name__ in _ROUND else out
 
     def move(self, x: Tensor) -> Tensor:
         """Other numbers in the neighbourhood; 0 stays 0, and so does whatever is no real number."""
@@ -115,22 +156,18 @@ def _differs(x: Tensor, y: Tensor, skips: bool) -> Tensor:
     return ~(close | (y.isnan() & x.isfinite())) if skips else ~close
 
 
-def _distance(x: Tensor, y: Tensor) -> Tensor:
-    """|x − y| as float64, infinite where one of them is a number and the other is not, or an infinity of its own."""
+def _distance(x: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """|x − y| as float64, 0 where one of them is no number; and where that is so, unless both are the same."""
     same = (x == y) | ((x != x) & (y != y))
-    away = (x.to(torch.float64) - y.to(torch.float64)).abs().nan_to_num(nan=torch.inf)
+    away = (x.to(torch.float64) - y.to(torch.float64)).abs()
     # Whole numbers beyond 2⁵³ may differ and be the same as real ones.
     away = away if y.is_floating_point() else away.clamp(min=1.0)
-    return torch.where(same, torch.zeros_like(away), away)
+    return torch.where(same | ~away.isfinite(), torch.zeros_like(away), away), ~same & ~away.isfinite()
 
 
-def _allowed(change: Tensor) -> Tensor:
-    """What a result may be off by, from what was seen to change.
-
-    By chance an element may have stood still each time though its neighbours moved: an energy error that is a
-    difference of one last digit does so often. So none is held to less than half of the others are.
-    """
-    return _MARGIN * torch.maximum(change, change.median() if change.numel() else change)
+def _as_numbers(results: Sequence[Tensor]) -> list[Tensor]:
+    """On the CPU, where there is float64, and complex ones as two real ones each."""
+    return [torch.view_as_real(x.resolve_conj()).cpu() if x.is_complex() else x.cpu() for x in results]
 
 
 def _kind(x: Tensor) -> str:

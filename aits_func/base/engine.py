@@ -40,6 +40,7 @@ from torch.autograd import forward_ad
 from torch.func import vmap
 from torch.fx.experimental.proxy_tensor import get_proxy_mode
 
+from . import pure_graph, strided
 from .agreement import describe_difference
 from .check import require, require_choice
 from .cuda_graphs import capture
@@ -55,6 +56,7 @@ BACK_ENDS = ("native", "inductor", "eager")
 """What a function can become: one native function, machine code of TorchInductor, or what it was."""
 
 Build = TypeVar("Build", bound=Callable[..., Any])
+_FEW_NUMBERS = 64  # of a tensor from outside, of which a copy is kept: more take longer to compare than a step
 _FEWEST = 8  # systems in a batch from which vector lanes are worth it
 _OPTIONS = {
     "max_fusion_size": 4096,  # of 64: a system's arithmetic is one loop, not many with a pass through memory between
@@ -122,12 +124,35 @@ class _Code(NamedTuple):
     call: Callable[[list[Tensor]], Any]
     back_end: str
     fallback: str  # why it is not native; "" if it is
-    outside: tuple[tuple[Tensor, int], ...] = ()  # tensors that the function was not given, and their versions
+    outside: tuple["_Outside", ...] = ()
 
     @property
     def is_stale(self) -> bool:
         """Whether a tensor from outside, whose values may stand in the code as numbers, was written to since."""
-        return any(tensor._version != version for tensor, version in self.outside)
+        return any(each.is_stale for each in self.outside)
+
+
+class _Outside(NamedTuple):
+    """A tensor that a function was not given, as it was when the function was compiled."""
+
+    tensor: Tensor
+    version: int  # −1 where torch counts none
+    numbers: Tensor  # a copy of a small one; of a large one nothing
+
+    @classmethod
+    def of(cls, tensor: Tensor) -> "_Outside":
+        """As it is now."""
+        version = -1 if tensor.is_inference() else tensor._version
+        small = tensor.numel() <= _FEW_NUMBERS or version < 0
+        return cls(tensor, version, tensor.detach().clone() if small else tensor.new_empty(0))
+
+    @property
+    def is_stale(self) -> bool:
+        """Whether it was written to: by torch, or, as far as there is a copy, behind its back."""
+        if self.version >= 0 and self.tensor._version != self.version:
+            return True
+        same = self.numbers.numel() == 0 or torch.equal(self.numbers, self.tensor)
+        return not same and not torch.allclose(self.numbers, self.tensor, rtol=0, atol=0, equal_nan=True)
 
 
 class Engine:
@@ -157,6 +182,7 @@ class Engine:
         leaves: list[Tensor]
         leaves, structure = optree.tree_flatten(trees)  # type: ignore[arg-type]
         if any(map(is_tracked, leaves)):
+            self.back_end, self.fallback = "eager", "somebody differentiates its arguments, or maps over them"
             return self._function(*trees)
         return self._code_for(trees, leaves, structure).call(leaves)
 
@@ -243,8 +269,14 @@ class Engine:
                 reason = str(error)
             except Exception as error:  # whatever a tracer or a compiler may raise: eager code is always right
                 reason = f"torch could not compile it: {_in_one_line(error)}"
+                if _is_ours(error):
+                    reason = f"the compiler failed: {_in_one_line(error)}"
+                    _warn(f"{self._label} runs eagerly: {reason}. Report it.")
         if code is not None and os.environ.get("AITS_FUNC_CHECK_COMPILED", "1") != "0":
-            wrong = self._difference(code, leaves, structure)
+            try:
+                wrong = self._difference(code, leaves, structure)
+            except Exception as error:
+                code, reason = None, f"its results could not be compared with eager ones: {_in_one_line(error)}"
         if code is None or wrong:
             reason = f"its compiled results were not the eager ones: {wrong}" if wrong else reason
             code = _Code(lambda given: self._eager(given, structure), "eager", reason)
@@ -290,8 +322,9 @@ class Engine:
         with torch.no_grad(), _quiet():
             stored = [in_order(leaf.detach()) for leaf in leaves]
             example = [leaf[0] for leaf in stored] if self._axis else stored
-            graph = trace_pure(flat, example)
-            outside = _outside(graph)
+            read: list[Tensor] = []
+            graph = trace_pure(flat, example, read)
+            outside = _outside(graph, read)
         try:
             native = _native(graph, example, self._batched_leaves(trees, 1))
         except UnsuitableError as error:
@@ -350,6 +383,14 @@ def _in_one_line(error: Exception) -> str:
     return " ".join(f"{type(error).__name__}: {error}".split())[:200]
 
 
+def _is_ours(error: Exception) -> bool:
+    """Whether it was raised by what reads and rewrites graphs here, and not by torch or by the traced function."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and trace.tb_frame.f_code.co_filename in (__file__, pure_graph.__file__, strided.__file__)
+
+
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without the compiler's own deprecations, which are nothing that a user can mend."""
@@ -358,10 +399,11 @@ def _quiet() -> Iterator[None]:
         yield
 
 
-def _outside(graph: fx.GraphModule) -> tuple[tuple[Tensor, int], ...]:
-    """The tensors that a graph has from elsewhere, with their versions, by which a write to one is noticed."""
+def _outside(graph: fx.GraphModule, read: Sequence[Tensor]) -> tuple[_Outside, ...]:
+    """The tensors that a graph has from elsewhere, or of which it has numbers."""
     found = [getattr(graph, node.target) for node in graph.graph.nodes if node.op == "get_attr"]
-    return tuple((x, x._version) for x in found if isinstance(x, Tensor) and not x.is_inference())
+    tensors = {id(x): x for x in (*found, *read) if isinstance(x, Tensor)}
+    return tuple(map(_Outside.of, tensors.values()))
 
 
 def _tanh(x: Tensor) -> Tensor:
@@ -390,7 +432,7 @@ def _native(graph: fx.GraphModule, example: Sequence[Tensor], batched: Sequence[
 
 def _laid(leaf: Tensor, strides: tuple[int, ...], before: int = 0) -> Tensor:
     """A tensor that lies in memory as a native function reads it, behind so many axes that are not its business."""
-    if leaf.stride()[before:] == strides:
+    if leaf.stride()[before:] == strides and not leaf.is_neg():
         return leaf
     shape = leaf.shape[before:]
     out = torch.empty_strided(

@@ -6,6 +6,7 @@ works in a folder that is empty but for what was kept of the same program (`nati
 there is kept as one file. ``TORCHINDUCTOR_CACHE_DIR`` is for others who use TorchInductor, and is left to them.
 """
 
+import contextlib
 import hashlib
 import importlib
 import io
@@ -71,9 +72,11 @@ def _kept(name: str, folder: Path) -> Iterator[None]:
     files = _files(folder)
     if files != unpacked:
         made = folder.with_name(name)
-        _pack(made, folder, files - before)
-        native_cache.seal(made, name)
-        native_cache.keep(made, name)
+        # What cannot be written down, on a full disk, is made again by the next process.
+        with contextlib.suppress(OSError):
+            _pack(made, folder, files - before)
+            native_cache.seal(made, name)
+            native_cache.keep(made, name)
 
 
 def _files(folder: Path) -> set[str]:

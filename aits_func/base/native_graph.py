@@ -329,9 +329,6 @@ class _Reader:
             known = _FILLED[target]
             node = self.constant(args[-1] if known is None else known, expected.dtype)
             return _Value(torch.tensor(node.serial).expand(expected.shape), None, tuple(expected.shape))
-        if target in _EMPTY:  # what nobody has written yet is anything
-            node = self.constant(0.0, expected.dtype)
-            return _Value(torch.tensor(node.serial).expand(expected.shape), None, tuple(expected.shape))
         if target in _MADE and not _values((args, kwargs)):
             return self._known(target(*args, **kwargs))
         if target in _MOVES:
@@ -696,13 +693,12 @@ _FILLED: dict[Any, float | None] = {  # a value, or None for the last argument
     _aten.new_full.default: None,
     _aten.fill.Scalar: None,
     _aten.zero.default: 0.0,
-}
-_EMPTY = {
-    _aten.new_empty.default,
-    _aten.new_empty_strided.default,
-    _aten.empty.memory_format,
-    _aten.empty_strided.default,
-    _aten.empty_like.default,
+    # what nobody has written yet is anything
+    _aten.new_empty.default: 0.0,
+    _aten.new_empty_strided.default: 0.0,
+    _aten.empty.memory_format: 0.0,
+    _aten.empty_strided.default: 0.0,
+    _aten.empty_like.default: 0.0,
 }
 _WRITTEN_OVER = {_aten.copy.default, _aten.fill.Tensor}  # the first argument has a shape and no other say
 _LOOKED_AT = {"dtype", "alpha", "layout", "device", "pin_memory", "memory_format", "non_blocking"}

@@ -12,8 +12,11 @@ from typing import Any
 
 import torch
 from torch import Tensor, fx
+from torch._subclasses.fake_tensor import FakeTensor
 from torch.func import functionalize
 from torch.fx.experimental.proxy_tensor import make_fx
+from torch.utils import _pytree as pytree
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from . import strided
 
@@ -31,16 +34,22 @@ _LOOKS = {
 }
 
 
+_WRITES = "it writes into its arguments, or into a tensor that it was not given"
+
+
 class ImpureError(Exception):
     """A function does more, or less, than its results say, for the reason given."""
 
 
-def trace_pure(function: Callable[..., Any], example: Sequence[Tensor]) -> fx.GraphModule:
+def trace_pure(
+    function: Callable[..., Any], example: Sequence[Tensor], read: list[Tensor] | None = None
+) -> fx.GraphModule:
     """The graph of a function, without an operation that writes.
 
     Args:
         function: tensors in, a sequence of tensors out.
         example: arguments; they are looked at for shape and dtype alone.
+        read: where to note tensors from outside of which the function reads a number.
 
     Returns:
         A graph of the same arguments.
@@ -50,7 +59,7 @@ def trace_pure(function: Callable[..., Any], example: Sequence[Tensor]) -> fx.Gr
             what that writes to, draws random numbers, or looks at memory by strides in a way that is no slice; or if
             torch loses values of it in the trace.
     """
-    graph = trace(function, example)
+    graph = trace(function, example, read=read)
     for node in graph.graph.nodes:
         if node.target in _LOOKS and node.args[0].op == "call_function":
             node.target = _LOOKS[node.target]
@@ -67,7 +76,7 @@ def trace_pure(function: Callable[..., Any], example: Sequence[Tensor]) -> fx.Gr
     _join_reshapes(graph)
     for node in graph.graph.nodes:
         if _writes(node):
-            raise ImpureError("it writes into its arguments, or into a tensor that it was not given")
+            raise ImpureError(_WRITES)
         if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ()):
             raise ImpureError("it draws random numbers, of which compiled code would draw others")
         if not node.users and node.op == "call_function" and node.is_impure():
@@ -86,7 +95,37 @@ def _join_reshapes(graph: fx.GraphModule) -> None:
     graph.graph.eliminate_dead_code()
 
 
-def trace(function: Callable[..., Any], example: Sequence[Tensor], formulas: Any = None) -> fx.GraphModule:
+class _Outside(TorchDispatchMode):
+    """Keeps tensors that the function was not given as they are while it is traced, and notes whose numbers it reads.
+
+    In a trace they are the real ones: a write to one would be done, once for every trace, and a number that is read of
+    one (``float(x)``) stands in the graph as a number.
+    """
+
+    def __init__(self, read: list[Tensor]) -> None:
+        super().__init__()
+        self._read = read
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        if func._schema.is_mutable:
+            told = {each.name: each for each in func._schema.arguments}
+            given = [*zip(told.values(), args, strict=False), *((told[name], x) for name, x in kwargs.items())]
+            written = [x for each, x in given if each.alias_info is not None and each.alias_info.is_write]
+            if any(map(_is_real, pytree.tree_leaves(written))):
+                raise ImpureError(_WRITES)
+        if func is _aten._local_scalar_dense.default and _is_real(args[0]):
+            self._read.append(args[0])
+        return func(*args, **kwargs)
+
+
+def _is_real(x: Any) -> bool:
+    return isinstance(x, Tensor) and not isinstance(x, FakeTensor)
+
+
+def trace(
+    function: Callable[..., Any], example: Sequence[Tensor], formulas: Any = None, read: list[Tensor] | None = None
+) -> fx.GraphModule:
     """The graph of a function as it is, on shapes alone.
 
     A large ensemble is traced as fast as a small one, and takes no memory.
@@ -95,11 +134,21 @@ def trace(function: Callable[..., Any], example: Sequence[Tensor], formulas: Any
         function: tensors in, a sequence of tensors out.
         example: arguments.
         formulas: operations that are to be written as others.
+        read: where to note tensors from outside of which the function reads a number.
 
     Returns:
         A graph of the same arguments.
+
+    Raises:
+        ImpureError: if the function writes into a tensor that it was not given.
     """
-    return make_fx(function, formulas, "fake", _allow_non_fake_inputs=True)(*example)
+    read = [] if read is None else read
+
+    def watched(*given: Tensor) -> Any:
+        with _Outside(read):
+            return function(*given)
+
+    return make_fx(watched, formulas, "fake", _allow_non_fake_inputs=True)(*example)
 
 
 def _clear_of_zero_tangents(graph: fx.GraphModule, example: Sequence[Tensor]) -> None:

@@ -103,6 +103,8 @@ FORMULAS: dict[Any, Any] = {_aten.as_strided.default: as_strided, _aten.as_strid
 
 
 def _find(total: int, size: Sequence[int], stride: Sequence[int], start: int) -> _Slice:
+    if start + sum((n - 1) * step for n, step in zip(size, stride, strict=True)) >= total and 0 not in size:
+        raise StridedError("memory is looked at beyond the end of an array")
     axes = [k for k, n in enumerate(size) if n > 1 and stride[k] > 0]
     axes.sort(key=lambda k: -stride[k])
     base: list[int] = []

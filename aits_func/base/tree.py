@@ -77,7 +77,7 @@ def in_order(leaf: Tensor) -> Tensor:
     ``contiguous`` leaves the strides of an axis of length 1 as they are: of a weight (1, 8) they may be (9, 1), cut out
     of a larger draw, or (8, 1). A matrix product may then take another way and round otherwise.
     """
-    leaf = leaf.contiguous()
+    leaf = leaf.resolve_neg().contiguous()
     strides = _row_major(leaf.shape)
     return leaf if leaf.stride() == strides else leaf.as_strided(leaf.shape, strides)
 

@@ -123,7 +123,8 @@ def clip_by_global_norm(max_norm: float | Tensor) -> GradientTransformation:
     """Shorten the gradient to a norm of at most c: g min(1, c / (‖g‖ + 10⁻⁶)), ‖g‖ of all leaves together.
 
     The 10⁻⁶ is that of ``torch.nn.utils.clip_grad_norm_``: a gradient that is clipped ends a
-    millionth (absolute, before the scaling) short of c. As there, a norm that overflows gives 0.
+    millionth (absolute, before the scaling, in the unit of the gradient) short of c. As there, a norm that overflows
+    gives 0.
 
     Args:
         max_norm: c > 0, a number or a () tensor, in the unit of the gradient.

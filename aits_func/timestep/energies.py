@@ -1,5 +1,6 @@
 """What the energy error of ONE system is relative to: the choices of ``energy_scale``."""
 
+import torch
 from torch import Tensor
 
 from ..base.types import System
@@ -20,10 +21,12 @@ def weigh(system: System, gravity: Gravity, energy_scale: str) -> tuple[Tensor, 
         energy_scale: one of `ENERGY_SCALES`.
 
     Returns:
-        (E₀, scale), () each, mass · length² / time²; the scale is ≥ 0, and 0 only for a system that has no energy.
+        (E₀, scale), () each, mass · length² / time²; the scale is > 0, and the smallest number for a system that has no
+        energy.
     """
     kinetic, potential = kinetic_energy(system), gravity.potential_energy(system)
     energy, size = kinetic + potential - system.work, kinetic + potential.abs()
     if energy_scale == "source":
         return energy, energy_divisor(energy)
-    return energy, size if energy_scale == "kinetic" else guarded_energy(energy, size)
+    scale = size if energy_scale == "kinetic" else guarded_energy(energy, size)
+    return energy, scale.clamp(min=torch.finfo(scale.dtype).tiny)  # of a system without energy the error is 0

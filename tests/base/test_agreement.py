@@ -3,6 +3,7 @@
 import threading
 import warnings
 
+import numpy as np
 import pytest
 import torch
 from torch.func import grad, jvp, vmap
@@ -94,6 +95,22 @@ def test_nan_is_nan_and_a_system_that_is_left_out_may_have_a_number_instead():
     )  # not the reverse
 
 
+def test_large_results_excuse_no_small_ones_and_nan_excuses_no_number():
+    sizes = torch.tensor([1e16] * 6 + [0.5] * 4, dtype=torch.float64)
+    flipped = lambda x: [torch.where(x < 1, -x, x)]  # noqa: E731
+    assert "differs in 4 of 10" in judge(flipped, lambda a: [a[0] * 1.0], sizes)
+    of_nothing = lambda x: (x - x * 1.0).sqrt() + x  # noqa: E731 - other roundings make it NaN
+    assert judge(lambda x: [-of_nothing(x)], lambda a: [of_nothing(a[0])]) != ""
+    few = X[:2]
+    assert judge(lambda x: [of_nothing(x) * torch.nan], lambda a: [of_nothing(a[0])], few) == ""  # as ours may be
+
+
+def test_complex_results_are_compared_like_real_ones():
+    x = torch.complex(X, X.cos())
+    assert judge(lambda x: [x * x * (1 + 2e-16)], lambda a: [a[0] * a[0]], x) == ""
+    assert judge(lambda x: [x.conj()], lambda a: [a[0] * 1], x) != ""
+
+
 def test_the_smallest_numbers_are_not_compared_by_their_digits():
     tiny = torch.tensor([5e-324, 1e-320], dtype=torch.float64)
     assert judge(lambda x: [x * 0], lambda a: [a[0]], tiny) == ""
@@ -170,6 +187,38 @@ def test_a_gap_in_what_rewrites_graphs_warns_and_the_graph_stays_as_it_is(monkey
     ):
         assert torch.allclose(engine(X), X.erfinv(), rtol=1e-12, atol=0, equal_nan=True)  # some roundings
     assert engine.back_end == "inductor"
+
+
+@needs_compiler
+def test_a_number_that_is_read_of_a_tensor_from_outside_is_noticed_when_it_changes():
+    t, place, array = torch.tensor(2.0), torch.tensor(0), np.ones(3)
+    seen = torch.from_numpy(array)
+    ways = {
+        "a number": (lambda x: x * float(t), lambda: t.add_(1)),
+        "an index": (lambda x: x[:, place] * 2, lambda: place.add_(1)),
+        "behind torch's back": (lambda x: x * seen, lambda: array.__iadd__(1)),
+        "data": (lambda x: x * t, lambda: t.data.add_(1)),
+    }
+    for name, (function, change) in ways.items():
+        engine = build_engine(function, mode="on", batched=(True,))
+        for _ in range(2):
+            assert torch.equal(engine(X), function(X)), name
+            change()
+
+
+@needs_compiler
+def test_a_negated_view_is_read_as_the_numbers_that_it_stands_for():
+    engine = build_engine(lambda x, s: x * s, mode="on", batched=(True, False))
+    for s in (torch.tensor(2.0, dtype=torch.float64), torch.tensor(1 + 2j, dtype=torch.complex128).conj().imag):
+        assert torch.equal(engine(X, s), X * s)
+
+
+@needs_compiler
+def test_what_is_differentiated_says_that_it_ran_eagerly():
+    engine = build_engine(lambda x: x.sin(), mode="on", batched=(True,))
+    engine(X)
+    grad(lambda x: engine(x).sum())(X)
+    assert (engine.back_end, engine.fallback) == ("eager", "somebody differentiates its arguments, or maps over them")
 
 
 @needs_compiler

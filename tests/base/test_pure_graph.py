@@ -191,6 +191,8 @@ def test_what_goes_by_places_in_memory_and_is_no_slice_is_not_compiled():
         trace_pure(lambda x: [x.as_strided((3, 3), (1, 1))], [X])
     with pytest.raises(ImpureError, match="memory with gaps is looked at by strides"):
         trace_pure(lambda x: [x[:, 1:].as_strided((3,), (1,))], [X])
+    with pytest.raises(ImpureError, match="memory is looked at beyond the end of an array"):
+        trace_pure(lambda x: [x[:2].as_strided((3, 3), (4, 1))], [X])
 
 
 @pytest.mark.parametrize(
@@ -276,9 +278,16 @@ DRAWS = "it draws random numbers, of which compiled code would draw others"
 def test_what_is_more_or_less_than_its_result_runs_eagerly(function, reason):
     with pytest.raises(ImpureError, match=reason):
         trace_pure(partial(listed, function), [X])
+    before = KEPT.clone()
     engine = build_engine(function, batched=(True,))
     given, again = X.clone(), X.clone()
-    engine(given)
-    function(again)
+    torch.manual_seed(0)
+    ours = engine(given)
+    left = KEPT.clone()
+    KEPT.copy_(before)
+    torch.manual_seed(0)
+    assert torch.equal(ours, function(again))
     assert torch.equal(given, again)  # what eager code leaves behind, once
+    assert torch.equal(left, KEPT)
+    KEPT.copy_(before)
     assert (engine.back_end, engine.reason, engine.fallback) == ("eager", reason, reason)
