@@ -275,11 +275,12 @@ class Engine:
         if code is not None and os.environ.get("AITS_FUNC_CHECK_COMPILED", "1") != "0":
             try:
                 wrong = self._difference(code, leaves, structure)
+                wrong = wrong and f"its compiled results were not the eager ones: {wrong}"
             except Exception as error:
-                code, reason = None, f"its results could not be compared with eager ones: {_in_one_line(error)}"
+                wrong = f"its compiled results could not be compared with eager ones: {_in_one_line(error)}"
         if code is None or wrong:
-            reason = f"its compiled results were not the eager ones: {wrong}" if wrong else reason
-            code = _Code(lambda given: self._eager(given, structure), "eager", reason)
+            reason = wrong or reason
+            code = _Code(lambda given: self._eager(list(map(in_order, given)), structure), "eager", reason)
         seconds = time.perf_counter() - began
         self.reason, self.compile_seconds = reason or self.reason, self.compile_seconds + seconds
         tell(Compilation(self._label, seconds, reason, code.back_end, code.fallback))
@@ -290,13 +291,13 @@ class Engine:
         return code
 
     def _eager(self, leaves: Sequence[Tensor], structure: Any) -> Any:
-        return self._function(*optree.tree_unflatten(structure, [in_order(leaf) for leaf in leaves]))
+        return self._function(*optree.tree_unflatten(structure, leaves))
 
     def _difference(self, code: _Code, leaves: Sequence[Tensor], structure: Any) -> str:
         """See `difference`."""
         if code.back_end == "eager":
             return ""
-        given = [leaf.detach() for leaf in leaves]
+        given = [in_order(leaf.detach()) for leaf in leaves]
 
         def eager(arguments: Sequence[Tensor]) -> list[Tensor]:
             with torch.no_grad():
