@@ -81,7 +81,6 @@ _REPLACE_A_PART = {
     _aten.index_copy.default,
     _aten.index_add.default,
     _aten.index_put.default,
-    _aten.index_reduce.default,
     _aten.put.default,
 }
 
