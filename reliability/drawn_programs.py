@@ -315,7 +315,8 @@ class _Drawing:
         last = floats[0].shape[-1]
         shared = [(), (last,), (last, wide), (last, last), (n, m), (wide,), (last, 1)]
         for name in ("w0", "w1"):
-            if chance() < 0.5:
+            alone = "scan" in self.kind and not others and len(floats) == 1 and name == "w1"  # a scan is over something
+            if chance() < 0.5 or alone:
                 dtype = torch.int64 if chance() < 0.1 else self.real
                 others.append(Argument(name, choice(shared), dtype, False, self.random.getrandbits(30), False))
         return floats + others
@@ -354,6 +355,7 @@ class _Drawing:
         """Whether torch does what a line says, with results of a size that is wanted."""
         names: dict[str, Any] = {"torch": torch, **self.values}
         used = [self.values[name] for name in line.uses]
+        before = {name: self.values[name].shape for name in line.uses}
         if line.writes and any(_is_of_one_memory(x, y) for x, y in combinations(used, 2)):
             return False  # torch may read what it has just written, or not
         try:
@@ -362,6 +364,8 @@ class _Drawing:
                 exec(line.source, names)
         except Exception:  # whatever torch refuses
             return False
+        if "out=" in line.text and any(self.values[name].shape != shape for name, shape in before.items()):
+            return False  # torch is about to refuse an ``out`` of another shape
         made = {name: names[name] for name in line.targets}
         most = _LARGEST * (self.batch if self.whole else 1)
         if not all(isinstance(x, Tensor) and 0 < x.numel() <= most and x.ndim <= 5 for x in made.values()):

@@ -45,6 +45,7 @@ from .agreement import describe_difference
 from .check import require, require_choice
 from .cuda_graphs import capture
 from .inductor_cache import INDUCTOR_OPTIONS, inductor_folder
+from .inductor_repairs import CPU_FORMULAS, lay_out
 from .lanes import spread
 from .native_graph import UnsuitableError, build_program
 from .native_library import NativeCode, load
@@ -337,7 +338,7 @@ class Engine:
             return _Code(_Native(native, of_result[0], bool(self._axis)), "native", "", outside)
         with torch.no_grad(), _quiet():
             if example[0].device.type == "cpu":
-                graph = trace(graph, example, _CPU_FORMULAS)
+                graph = trace(graph, example, CPU_FORMULAS)
             batched, fault = self._batched_leaves(trees, _FEWEST), ""
             try:
                 spread_out = spread(graph, example, batched) if any(batched) else None
@@ -407,23 +408,6 @@ def _outside(graph: fx.GraphModule, read: Sequence[Tensor]) -> tuple[_Outside, .
     return tuple(map(_Outside.of, tensors.values()))
 
 
-def _tanh(x: Tensor) -> Tensor:
-    """1 − 2/(e²ˣ + 1), and the Taylor series where that would lose digits: to 20 roundings, relative.
-
-    The vector library's own tanh takes three times as long, and half of the time of a network outside its products.
-    """
-    square = x * x
-    series = torch.full_like(x, _TANH_SERIES[-1])
-    for coefficient in reversed(_TANH_SERIES[:-1]):
-        series = coefficient + square * series
-    grown = (2 * x.clamp(-20, 20)).exp()  # tanh is 1 to the last digit beyond 20
-    return torch.where(x.abs() < 0.1, x * series, 1 - 2 / (grown + 1))
-
-
-_TANH_SERIES = (1.0, -1 / 3, 2 / 15, -17 / 315, 62 / 2835, -1382 / 155925, 21844 / 6081075)
-_CPU_FORMULAS = {torch.ops.aten.tanh.default: _tanh}
-
-
 def _native(graph: fx.GraphModule, example: Sequence[Tensor], batched: Sequence[bool]) -> NativeCode:
     """The whole graph as one native function of arguments with the batch in front."""
     if any(leaf.device.type != "cpu" for leaf in example) or not any(batched):
@@ -455,6 +439,7 @@ def _machine_code(graph: fx.GraphModule, example: list[Tensor]) -> Callable[...,
     # TorchInductor looks into its cache on disk only where there is a shape environment, as in ``torch.compile``.
     fake = fakes.FakeTensorMode(shape_env=symbolic.ShapeEnv())
     shapes = [fake.from_tensor(leaf, static_shapes=True) for leaf in example]
+    lay_out(graph)
     options = {**_OPTIONS, **INDUCTOR_OPTIONS}
     with inductor_folder(graph, shapes, options):
         with tracing(TracingContext(fake)):

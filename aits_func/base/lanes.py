@@ -377,11 +377,12 @@ def _fold(combine: Callable[[Tensor, Tensor], Tensor], *, mean: bool = False) ->
         if x.axis in over or dtype is not None or any(x.shape[k] == 0 for k in over):
             return None
         others = [k for k in range(len(x.shape)) if k != x.axis]
-        whole = {torch.add: torch.int64, torch.logical_or: torch.bool, torch.logical_and: torch.bool}
+        truth = combine in (torch.logical_or, torch.logical_and)  # of one real number alone as well
         parts: dict[Index, Tensor] = {}
         for i, part in x.parts.items():
             to = tuple(0 if k in over else n for n, k in zip(i, others, strict=True) if keepdim or k not in over)
-            part = part if part.is_floating_point() else part.to(whole.get(combine, part.dtype))
+            if truth or (combine is torch.add and not part.is_floating_point()):
+                part = part.to(torch.bool if truth else torch.int64)
             parts[to] = combine(parts[to], part) if to in parts else part
         if mean:
             count = math.prod(x.shape[k] for k in over)

@@ -65,6 +65,17 @@ def targets(graph):
     return {node.target for node in graph.graph.nodes if node.op == "call_function"}
 
 
+@pytest.mark.parametrize("bodies", [1, 3])
+def test_whether_any_or_all_of_some_numbers_are_not_zero_is_a_truth_value(bodies):
+    """Of one number as well, of which nothing is combined."""
+
+    def both(x):
+        whole = x.round().to(torch.int64)
+        return x.any(1), x.all(1, keepdim=True), whole.any(1), whole.all(1), whole.sum(1), (x > 0).amax(1)
+
+    assert_same(both, [random(B, bodies)], [True])
+
+
 # --- every operation that is known -----------------------------------------------------------------------------------
 
 ARRAYS = {
