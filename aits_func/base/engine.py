@@ -185,6 +185,12 @@ class Engine:
         if any(map(is_tracked, leaves)):
             self.back_end, self.fallback = "eager", "somebody differentiates its arguments, or maps over them"
             return self._function(*trees)
+        if self._axis:
+            counts = {len(leaf) if leaf.ndim else 0 for leaf in leaves}
+            require(
+                len(counts) == 1 and 0 not in counts,
+                f"the arguments of several members must all have one length >= 1, got {sorted(counts) or 'no leaf'}",
+            )
         return self._code_for(trees, leaves, structure).call(leaves)
 
     def scan(self, carry: Any, *rest: Any) -> Any:
