@@ -45,7 +45,7 @@ from .agreement import describe_difference
 from .check import require, require_choice
 from .cuda_graphs import capture
 from .inductor_cache import INDUCTOR_OPTIONS, inductor_folder
-from .inductor_repairs import CPU_FORMULAS, lay_out
+from .inductor_repairs import CPU_FORMULAS, REPAIRS
 from .lanes import spread
 from .native_graph import UnsuitableError, build_program
 from .native_library import NativeCode, load
@@ -445,8 +445,7 @@ def _machine_code(graph: fx.GraphModule, example: list[Tensor]) -> Callable[...,
     # TorchInductor looks into its cache on disk only where there is a shape environment, as in ``torch.compile``.
     fake = fakes.FakeTensorMode(shape_env=symbolic.ShapeEnv())
     shapes = [fake.from_tensor(leaf, static_shapes=True) for leaf in example]
-    lay_out(graph)
-    options = {**_OPTIONS, **INDUCTOR_OPTIONS}
+    options = {**_OPTIONS, **REPAIRS, **INDUCTOR_OPTIONS}
     with inductor_folder(graph, shapes, options):
         with tracing(TracingContext(fake)):
             code = inductor.compile(graph, shapes, options=options)

@@ -1,8 +1,7 @@
 """What TorchInductor (2.13) is not given as it stands, because it would come out wrong, inaccurate or slow.
 
 It computes eˣ − 1 by subtraction, of which at x = 1e-12 four digits are left, and so what is made of it; in float32 the
-error function too. And it writes to an array that is one number everywhere, ``expand``, without giving it a memory of
-its own, when a part of it is to be replaced: all of it changes.
+error function too. And it writes in place where that is seen (`REPAIRS`).
 """
 
 import math
@@ -10,7 +9,7 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
-from torch import Tensor, fx
+from torch import Tensor
 
 _aten = torch.ops.aten
 
@@ -75,26 +74,10 @@ CPU_FORMULAS: Mapping[Any, Callable[..., Tensor]] = {
 }
 """Operations that are written as others for it on the CPU."""
 
-_REPLACE_A_PART = {
-    _aten.index_fill.int_Scalar,
-    _aten.index_fill.int_Tensor,
-    _aten.index_copy.default,
-    _aten.index_add.default,
-    _aten.index_put.default,
-    _aten.put.default,
-}
+REPAIRS: Mapping[str, Any] = {"disabled_passes": "reinplace_inplaceable_ops"}
+"""Options of it: nothing is written in place that was written elsewhere.
 
-
-def lay_out(graph: fx.GraphModule) -> None:
-    """Give every array of which a part is replaced a memory of its own, in place.
-
-    Args:
-        graph: for TorchInductor, on any device.
-    """
-    for node in graph.graph.nodes:
-        if node.target in _REPLACE_A_PART:
-            with graph.graph.inserting_before(node):
-                own: dict[str, Any] = {"memory_format": torch.contiguous_format}
-                copied = graph.graph.call_function(_aten.clone.default, (node.args[0],), own)
-                node.update_arg(0, copied)
-    graph.recompile()
+The pass looks at who reads the array that is written to after the write, and not at what the write itself reads in it:
+``index_put``, ``index_copy``, ``index_add``, ``index_fill`` and ``put`` take numbers from that array that are no longer
+there, and change all of one that is one number in memory (``expand``).
+"""
