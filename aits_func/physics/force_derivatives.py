@@ -6,10 +6,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vmap
+from torch.func import jvp
 
 from ..base.types import System
-from .gravity import Derivatives, Gravity, inverse_distance
+from .gravity import Derivatives, Gravity, at_bodies, inverse_distance
 
 
 class FourDerivatives(NamedTuple):
@@ -86,10 +86,9 @@ def _external_tide(gravity: Gravity, system: System) -> Tensor:
     massless = torch.zeros_like(system.mass[:1])
 
     def acceleration(position: Tensor) -> Tensor:
-        return vmap(lambda x: gravity.acceleration(massless, x[None], system.time)[0])(position)
+        return at_bodies(lambda x, t: gravity.acceleration(massless, x[None], t)[0], position, system.time)
 
-    # All bodies a step along one axis after the other. A Jacobian of each would be forward mode inside of two maps,
-    # over bodies and over axes, which torch 2.13 traces wrongly for a compiler: part of it ends without a memory.
+    # All bodies by one axis after the other: a Jacobian would be forward mode inside of a map more, see `at_bodies`.
     here = system.position
     axes = torch.eye(here.shape[1], dtype=here.dtype, device=here.device)
     return torch.stack([jvp(acceleration, (here,), (axis.expand_as(here),))[1] for axis in axes], -1)

@@ -68,7 +68,7 @@ def build_gravity(*, G: float = 1.0, softening: float = 0.0, field: Field | None
 
     def acceleration(mass: Tensor, position: Tensor, time: Tensor) -> Tensor:
         own = mutual_acceleration(mass, position, G=G, softening=softening)
-        return own if field is None else own + vmap(field.acceleration, in_dims=(0, None))(position, time)
+        return own if field is None else own + at_bodies(field.acceleration, position, time)
 
     def derivatives(system: System, unit: Tensor | None = None, places: Tensor | None = None) -> Derivatives:
         return system_derivatives(system, field, G=G, softening=softening, unit=unit, places=places)
@@ -91,7 +91,8 @@ def build_gravity(*, G: float = 1.0, softening: float = 0.0, field: Field | None
     def power(mass: Tensor, position: Tensor, time: Tensor) -> Tensor:
         if field is None or field.static:
             return torch.zeros_like(time)
-        return jvp(lambda t: _field_energy(field, mass, position, t), (time,), (torch.ones_like(time),))[1]
+        rate: Tensor = jvp(lambda t: _field_energy(field, mass, position, t), (time,), (torch.ones_like(time),))[1]
+        return rate  # torch 2.13 makes a float64 of a float32 tangent ()
 
     return Gravity(
         acceleration, derivatives, potential_energy, external_energy, energy, energy_size, power, G, softening
@@ -173,8 +174,7 @@ def system_derivatives(
     acceleration = pair_a.sum(1)
     if field is not None:
         there = system._replace(velocity=velocity, position=system.position if places is None else places)
-        external = vmap(field.acceleration, in_dims=(0, None))(there.position, system.time)
-        acceleration = acceleration + external * tick * tick
+        acceleration = acceleration + at_bodies(field.acceleration, there.position, system.time) * tick * tick
     a = acceleration[None, :, :] - acceleration[:, None, :]
     direction, turn = d * inverse, v * inverse  # first, for the same reason
     alpha = (direction * turn).sum(-1, keepdim=True)
@@ -235,15 +235,25 @@ def inverse_distance(separation: Tensor, softening: float) -> Tensor:
 
 
 def _field_energy(field: Field, mass: Tensor, position: Tensor, time: Tensor) -> Tensor:
-    return (mass * vmap(field.potential, in_dims=(0, None))(position, time)).sum()
+    return (mass * at_bodies(field.potential, position, time)).sum()
+
+
+def at_bodies(function: Callable[[Tensor, Tensor], Tensor], position: Tensor, time: Tensor) -> Tensor:
+    """A function of one place (D,) and the time () at every body: (N, D) -> (N, ...).
+
+    Few bodies are taken one by one where a compiler traces: forward mode inside of two maps, over systems and over
+    bodies, ends in values without memory in the traces of torch 2.13.
+    """
+    if written_out(position.shape[0]):
+        return torch.stack([function(place, time) for place in position.unbind(0)])
+    return vmap(function, in_dims=(0, None))(position, time)
 
 
 def _field_derivatives(field: Field, system: System, acceleration: Tensor, tick: Tensor) -> tuple[Tensor, Tensor]:
     """How the field at each body changes on its path, and how that does, by forward mode; time in ticks."""
 
     def jerk(x: Tensor, v: Tensor, t: Tensor) -> Tensor:
-        along = vmap(field.acceleration, in_dims=(0, None))
-        return jvp(along, (x, t), (v, tick))[1]
+        return jvp(lambda x, t: at_bodies(field.acceleration, x, t), (x, t), (v, tick))[1]
 
     start = (system.position, system.velocity, system.time)
     value, derivative = jvp(jerk, start, (system.velocity, acceleration, tick))  # type: ignore[misc]

@@ -12,6 +12,8 @@ from aits_func.physics.fields import build_tidal_field, straight_path
 from aits_func.physics.gravity import build_gravity
 from aits_func.physics.initial_conditions import gaussian_cluster
 from aits_func.physics.integrators import INTEGRATORS
+from aits_func.physics.invariants import centre_of_mass
+from aits_func.physics.pairs import pair_distance
 from aits_func.physics.schemes import SCHEMES, build_scheme
 from aits_func.physics.step_function import StepFunction
 
@@ -101,3 +103,17 @@ def test_a_traced_step_of_a_scheme_is_the_eager_one(driven, field):
         return vmap(of_one)(systems)
 
     assert_traced_is_eager(two_steps, systems_of(2, 2))
+
+
+@pytest.mark.parametrize("field", FIELDS)
+def test_traced_derivatives_in_units_of_the_system_are_the_eager_ones(field):
+    gravity = build_gravity(softening=0.1, field=FIELDS[field])
+
+    def derivatives(systems):
+        def of_one(system):
+            unit = pair_distance(system.position, 0.1).sum()  # of its own, and so one more axis for every system
+            return gravity.derivatives(system, unit, system.position - centre_of_mass(system)[0])
+
+        return vmap(of_one)(systems)
+
+    assert_traced_is_eager(derivatives, systems_of(2, 3))

@@ -1,0 +1,80 @@
+"""Compiled equals eager wherever two choices meet, and it is said which back end ran."""
+
+import importlib
+import random
+from pathlib import Path
+
+import pytest
+import torch
+
+from aits_func.base.engine import missing_compiler
+from aits_func.physics import gravity
+
+ROOT = Path(__file__).parents[1]
+ROWS = (ROOT / "benchmarks" / "back_end_rows.tsv").read_text(encoding="utf-8").splitlines()
+# Ten that are native code and compiled in seconds: of every scheme, policy and vocabulary of features.
+QUICK = (2, 4, 6, 8, 14, 18, 20, 25, 26, 41)
+
+needs_compiler = pytest.mark.skipif(missing_compiler(torch.device("cpu")) != "", reason="needs a C++ compiler")
+
+
+@pytest.fixture
+def load(monkeypatch):
+    """A module of the benchmarks, which are not installed, by name."""
+    monkeypatch.syspath_prepend(ROOT)
+    return lambda name: importlib.import_module(f"benchmarks.{name}")
+
+
+def test_every_pair_of_choices_that_can_stand_in_a_row_stands_in_one(load):
+    table = load("back_end_rows")
+    held = set().union(*map(table.pairs_of, table.rows()))
+    assert held >= set(table.possible_pairs())
+    assert len(set(table.rows())) == len(table.rows()) == len(ROWS)
+    for row in table.rows():
+        assert all(choice in choices for choice, choices in zip(row, table.CHOICES, strict=True))
+        assert not [name for name, rule in {**table.MEANINGLESS, **table.TOO_LONG}.items() if table.holds(rule, row)]
+
+
+def test_every_row_is_something_that_the_library_takes(load):
+    for row in load("back_end_rows").rows():
+        load("back_ends").build(row)
+
+
+def test_what_the_table_leaves_out_as_refused_is_refused(load):
+    table, build, draw = load("back_end_rows"), load("back_ends").build, random.Random(0)
+    for name, (rule, message) in table.REFUSED.items():
+        pairs = [(i, a, j, b) for i, j in table.columns() for a in table.CHOICES[i] for b in table.CHOICES[j]]
+        rows = [table.complete(pair, draw, refused=name) for pair in draw.sample(pairs, 200)]
+        broken = [row for row in rows if row is not None and table.holds(rule, row)]
+        assert len(broken) >= 5, name
+        for row in broken:
+            with pytest.raises(ValueError, match=message):
+                build(row)
+
+
+@needs_compiler
+@pytest.mark.parametrize("number", QUICK)
+def test_ten_rows_become_native_code_and_come_out_as_eager_code_does(load, number):
+    outcome = load("back_ends").run(load("back_end_rows").rows()[number - 1])
+    assert outcome.wrong == ""
+    assert {each.back_end for each in outcome.ran} == {"native"}
+
+
+@needs_compiler
+@pytest.mark.slow
+@pytest.mark.parametrize("number", sorted({*range(1, 1 + len(ROWS))} - {*QUICK}))
+def test_all_rows_are_compiled_by_one_of_the_two_and_come_out_as_eager_code_does(load, number):
+    outcome = load("back_ends").run(load("back_end_rows").rows()[number - 1])
+    assert outcome.wrong == ""
+    assert {each.back_end for each in outcome.ran} <= {"native", "inductor"}
+
+
+@needs_compiler
+def test_a_wrong_compiled_result_is_seen(load, monkeypatch):
+    def asymmetric(mass, position, G, softening):
+        right = pair_by_pair(mass, position, G, softening)
+        return torch.cat([right[:1], right[1:] * (1 + 1e-5)])
+
+    pair_by_pair = gravity._acceleration_pair_by_pair
+    monkeypatch.setattr(gravity, "_acceleration_pair_by_pair", asymmetric)  # what compilers alone are given
+    assert "is off by" in load("back_ends").run(load("back_end_rows").rows()[QUICK[0] - 1]).wrong
