@@ -92,7 +92,7 @@ def build_gravity(*, G: float = 1.0, softening: float = 0.0, field: Field | None
         if field is None or field.static:
             return torch.zeros_like(time)
         rate: Tensor = jvp(lambda t: _field_energy(field, mass, position, t), (time,), (torch.ones_like(time),))[1]
-        return rate  # torch 2.13 makes a float64 of a float32 tangent ()
+        return rate.to(time)  # torch 2.13 makes a float64 of a float32 tangent ()
 
     return Gravity(
         acceleration, derivatives, potential_energy, external_energy, energy, energy_size, power, G, softening

@@ -5,7 +5,7 @@ import torch
 from torch.func import grad, vmap
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from aits_func.base.tree import leaves, replace_leaves
+from aits_func.base.tree import cast, leaves, replace_leaves
 from aits_func.physics.criteria import CRITERIA, build_criterion
 from aits_func.physics.criterion import no_constants
 from aits_func.physics.fields import build_tidal_field, straight_path
@@ -86,15 +86,16 @@ def test_a_traced_step_of_a_scheme_is_the_eager_one(driven, field):
     name, integrator, positions_only = driven
     gravity = build_gravity(softening=0.1, field=FIELDS[field])
     criterion = build_criterion("p_norm", gravity, eta=0.05)
-    params, form = criterion.init(), criterion.position_form
-    rule = StepFunction(
-        lambda system: criterion.timescale(params, system),
-        lambda system: no_constants(params, system),
-        lambda system, constants: form.rate(params, system, constants),
-    )
     scheme = build_scheme(name, gravity, integrator=integrator, positions_only=positions_only)
 
     def two_steps(systems):
+        params, form = cast(criterion.init(), dtype=systems.mass.dtype), criterion.position_form
+        rule = StepFunction(
+            lambda system: criterion.timescale(params, system),
+            lambda system: no_constants(params, system),
+            lambda system, constants: form.rate(params, system, constants),
+        )
+
         def of_one(system):
             h = torch.ones_like(system.time)
             first = scheme.step(rule, system, scheme.init(rule, system, compensated=True), h)
@@ -103,6 +104,9 @@ def test_a_traced_step_of_a_scheme_is_the_eager_one(driven, field):
         return vmap(of_one)(systems)
 
     assert_traced_is_eager(two_steps, systems_of(2, 2))
+    single = cast(systems_of(2, 2), dtype=torch.float32)
+    for results in (traced(two_steps, single), leaves(two_steps(single))):
+        assert {x.dtype for x in results if x.is_floating_point()} == {torch.float32}
 
 
 @pytest.mark.parametrize("field", FIELDS)
