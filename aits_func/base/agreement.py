@@ -37,7 +37,10 @@ _ROUND = frozenset(
     )
 )
 # fmt: on
-"""Operations whose results are rounded. Those that move or choose numbers are exact: copies of a number stay equal."""
+"""Operations whose results are rounded. Those that move or choose numbers are exact: copies of a number stay equal.
+
+The campaign of random programs has a list of its own, so that it does not judge by this one.
+"""
 
 
 def describe_difference(

@@ -242,7 +242,8 @@ class Engine:
         leaves, structure = optree.tree_flatten(trees)  # type: ignore[arg-type]
         if self._mode == "off":
             return ""
-        return self._difference(self._code_for(trees, leaves, structure), leaves, structure)
+        with _compiling:  # it may trace
+            return self._difference(self._code_for(trees, leaves, structure), leaves, structure)
 
     def _code_for(self, trees: Sequence[Any], leaves: list[Tensor], structure: Any) -> _Code:
         """What is called for these shapes, compiled if it is not yet.

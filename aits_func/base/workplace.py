@@ -26,9 +26,9 @@ _PREFIX = "work-"
 
 @contextmanager
 def workplace(base: Path, *, lasting: bool = False) -> Iterator[Path]:
-    """A folder in which to make something; gone at the end, and with it whatever still works there.
+    """A folder in which to make something; gone at the end.
 
-    If this process is killed the folder goes too, and the processes that work in it.
+    If that is an exception, or this process is killed, the processes that work in the folder are ended too.
 
     Args:
         base: where it is going to lie; nobody else can write there.
