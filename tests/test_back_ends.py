@@ -12,6 +12,7 @@ from aits_func.physics import gravity
 
 ROOT = Path(__file__).parents[1]
 ROWS = (ROOT / "benchmarks" / "back_end_rows.tsv").read_text(encoding="utf-8").splitlines()
+PAGE = (ROOT / "docs" / "benchmarks.md").read_text(encoding="utf-8").splitlines()
 # Ten that are native code and compiled in seconds: of every scheme, policy and vocabulary of features.
 QUICK = (2, 4, 6, 8, 14, 18, 20, 25, 26, 41)
 
@@ -52,21 +53,37 @@ def test_what_the_table_leaves_out_as_refused_is_refused(load):
                 build(row)
 
 
+def test_the_page_has_the_table_row_by_row(load):
+    table, script = load("back_end_rows").rows(), load("back_ends")
+    first = PAGE.index(script.HEAD.splitlines()[0])
+    assert PAGE[first : first + 2] == script.HEAD.splitlines()
+    for number, (row, shown) in enumerate(zip(table, PAGE[first + 2 : first + 2 + len(table)], strict=True), 1):
+        # What ran is compared where it runs: here the row is the one that is spoken of, and something is said of it.
+        chosen, told = script.line(number, row, ()).removesuffix(" |").rsplit("| ", 1)[0], shown.split("| ")[-1]
+        assert shown.startswith(chosen), number
+        assert told.removesuffix(" |"), number
+    assert not PAGE[first + 2 + len(table)].startswith("|")
+
+
 @needs_compiler
 @pytest.mark.parametrize("number", QUICK)
 def test_ten_rows_become_native_code_and_come_out_as_eager_code_does(load, number):
-    outcome = load("back_ends").run(load("back_end_rows").rows()[number - 1])
+    row = load("back_end_rows").rows()[number - 1]
+    outcome = load("back_ends").run(row)
     assert outcome.wrong == ""
     assert {each.back_end for each in outcome.ran} == {"native"}
+    assert load("back_ends").line(number, row, outcome.ran) in PAGE
 
 
 @needs_compiler
 @pytest.mark.slow
 @pytest.mark.parametrize("number", sorted({*range(1, 1 + len(ROWS))} - {*QUICK}))
 def test_all_rows_are_compiled_by_one_of_the_two_and_come_out_as_eager_code_does(load, number):
-    outcome = load("back_ends").run(load("back_end_rows").rows()[number - 1])
+    row = load("back_end_rows").rows()[number - 1]
+    outcome = load("back_ends").run(row)
     assert outcome.wrong == ""
     assert {each.back_end for each in outcome.ran} <= {"native", "inductor"}
+    assert load("back_ends").line(number, row, outcome.ran) in PAGE
 
 
 @needs_compiler

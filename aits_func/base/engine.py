@@ -49,7 +49,7 @@ from .inductor_repairs import CPU_FORMULAS, REPAIRS
 from .lanes import spread
 from .native_graph import UnsuitableError, build_program
 from .native_library import NativeCode, load
-from .pure_graph import ImpureError, trace, trace_pure
+from .pure_graph import ImpureError, TooLongError, trace, trace_pure
 from .tree import in_order
 
 MODES = ("auto", "on", "off")
@@ -275,6 +275,11 @@ class Engine:
                 code = self._compile(trees, leaves, structure)
             except ImpureError as error:
                 reason = str(error)
+            except TooLongError:
+                reason = (
+                    f"it has more than {_MOST:,} operations, and compilers would take many minutes for them; "
+                    'compile = "on" waits'
+                )
             except Exception as error:  # whatever a tracer or a compiler may raise: eager code is always right
                 reason = f"torch could not compile it: {_in_one_line(error)}"
                 if _is_ours(error):
@@ -332,7 +337,7 @@ class Engine:
             stored = [in_order(leaf.detach()) for leaf in leaves]
             example = [leaf[0] for leaf in stored] if self._axis else stored
             read: list[Tensor] = []
-            graph = trace_pure(flat, example, read)
+            graph = trace_pure(flat, example, read, math.inf if self._mode == "on" else _MOST)
             outside = _outside(graph, read)
         try:
             native = _native(graph, example, self._batched_leaves(trees, 1))
@@ -381,6 +386,8 @@ class Engine:
 
 
 _compiling = threading.RLock()
+# What compile = "auto" compiles: TorchInductor takes a minute or two for so many, and for five times as many ten.
+_MOST = 25_000
 _WRITTEN_AGAIN = "a tensor that it was not given is written to again and again; give it as an argument"
 
 
@@ -465,8 +472,8 @@ def build_engine(
 
     Args:
         function: trees of tensors in, a tree of tensors out; no Python branch on a tensor's value.
-        mode: "on" compiles; "auto" compiles where that is possible, and runs eagerly with a ``reason`` where not; "off"
-            runs eagerly.
+        mode: "on" compiles; "auto" compiles where that is possible and takes no more than a few minutes, and runs
+            eagerly with a ``reason`` where not; "off" runs eagerly.
         batched: for every argument, whether all of its leaves have a leading batch axis: such a function is compiled
             for one system per vector lane.
         label: what it is, in words, for those who wait for it.

@@ -7,6 +7,7 @@ after that, into an argument or a tensor from outside, is refused, as is what dr
 not be what eager code does.
 """
 
+import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -41,8 +42,15 @@ class ImpureError(Exception):
     """A function does more, or less, than its results say, for the reason given."""
 
 
+class TooLongError(Exception):
+    """A function has more operations than its caller would wait for."""
+
+
 def trace_pure(
-    function: Callable[..., Any], example: Sequence[Tensor], read: list[Tensor] | None = None
+    function: Callable[..., Any],
+    example: Sequence[Tensor],
+    read: list[Tensor] | None = None,
+    most: float = math.inf,
 ) -> fx.GraphModule:
     """The graph of a function, without an operation that writes.
 
@@ -50,16 +58,18 @@ def trace_pure(
         function: tensors in, a sequence of tensors out.
         example: arguments; they are looked at for shape and dtype alone.
         read: where to note tensors from outside of which the function reads a number.
+        most: the most operations that the function may have.
 
     Returns:
         A graph of the same arguments.
 
     Raises:
+        TooLongError: as soon as there are more operations than that.
         ImpureError: if the function writes into its arguments or into a tensor from outside, reads in one operation
             what that writes to, draws random numbers, or looks at memory by strides in a way that is no slice; or if
             torch loses values of it in the trace.
     """
-    graph = trace(function, example, read=read)
+    graph = trace(function, example, read=read, most=most)
     for node in graph.graph.nodes:
         if node.target in _LOOKS and node.args[0].op == "call_function":
             node.target = _LOOKS[node.target]
@@ -96,18 +106,24 @@ def _join_reshapes(graph: fx.GraphModule) -> None:
 
 
 class _Outside(TorchDispatchMode):
-    """Keeps tensors that the function was not given as they are while it is traced, and notes whose numbers it reads.
+    """Keeps tensors that the function was not given as they are while it is traced, notes whose numbers it reads, and counts.
 
     In a trace they are the real ones: a write to one would be done, once for every trace, and a number that is read of
     one (``float(x)``) stands in the graph as a number.
     """
 
-    def __init__(self, read: list[Tensor]) -> None:
+    def __init__(self, read: list[Tensor], most: float) -> None:
         super().__init__()
-        self._read = read
+        self._read, self._left = read, most
+
+    def _count(self) -> None:
+        self._left -= 1
+        if self._left < 0:
+            raise TooLongError
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
+        self._count()
         if func._schema.is_mutable:
             told = {each.name: each for each in func._schema.arguments}
             given = [*zip(told.values(), args, strict=False), *((told[name], x) for name, x in kwargs.items())]
@@ -124,7 +140,11 @@ def _is_real(x: Any) -> bool:
 
 
 def trace(
-    function: Callable[..., Any], example: Sequence[Tensor], formulas: Any = None, read: list[Tensor] | None = None
+    function: Callable[..., Any],
+    example: Sequence[Tensor],
+    formulas: Any = None,
+    read: list[Tensor] | None = None,
+    most: float = math.inf,
 ) -> fx.GraphModule:
     """The graph of a function as it is, on shapes alone.
 
@@ -135,17 +155,19 @@ def trace(
         example: arguments.
         formulas: operations that are to be written as others.
         read: where to note tensors from outside of which the function reads a number.
+        most: the most operations that the function may have.
 
     Returns:
         A graph of the same arguments.
 
     Raises:
+        TooLongError: as soon as there are more operations than that.
         ImpureError: if the function writes into a tensor that it was not given.
     """
     read = [] if read is None else read
 
     def watched(*given: Tensor) -> Any:
-        with _Outside(read):
+        with _Outside(read, most):
             return function(*given)
 
     return make_fx(watched, formulas, "fake", _allow_non_fake_inputs=True)(*example)

@@ -499,3 +499,27 @@ def test_values_that_torch_traces_without_memory_are_computed_eagerly():
     ours = engine(x)
     assert "without memory" in engine.reason
     assert_close(ours, 2 * x[:, :, None].expand(8, 3, 2, 2))
+
+
+@needs_compiler
+def test_what_would_be_compiled_for_many_minutes_runs_eagerly_with_the_reason_unless_it_is_asked_for(monkeypatch):
+    monkeypatch.setattr(engines, "_MOST", 10)
+    x, seen = torch.randn(32, 3, dtype=torch.float64), []
+
+    def long(x):
+        for _ in range(8):
+            x = x.sin() * 0.5
+        return x.sum(1)
+
+    with watch_compilation(seen.append):
+        short = build_engine(vmap(lambda row: row.sin().sum()), mode="auto", batched=(True,))
+        auto = build_engine(vmap(lambda row: long(row[None])), mode="auto", batched=(True,))
+        on = build_engine(vmap(lambda row: long(row[None])), mode="on", batched=(True,))
+        outcomes = [engine(x) for engine in (auto, on)]
+        short(x)
+    assert auto.reason == (
+        'it has more than 10 operations, and compilers would take many minutes for them; compile = "on" waits'
+    )
+    assert [event.back_end for event in seen if event.seconds is not None] == ["eager", "native", "native"]
+    assert (on.reason, short.reason) == ("", "")
+    torch.testing.assert_close(*outcomes, rtol=1e-14, atol=0)  # sines of two libraries
