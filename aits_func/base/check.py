@@ -136,16 +136,17 @@ def has_room(system: System) -> bool:
     return system.work.ndim == 1
 
 
-def make_room(systems: System) -> System:
+def make_room(systems: System, *, always: bool = False) -> System:
     """Systems as they are, or with room for the work on each body if one of them is massless.
 
     Args:
         systems: leaves (...), one system or a batch, whose masses can be looked at (not inside of ``vmap``).
+        always: whether to make it whatever the masses, so that systems fit into one batch.
 
     Returns:
         The same; ``work`` is (..., 1 + N) if any mass is 0.
     """
-    if systems.work.ndim == systems.mass.ndim or not bool((systems.mass == 0).any()):
+    if systems.work.ndim == systems.mass.ndim or not (always or bool((systems.mass == 0).any())):
         return systems
     none = torch.zeros_like(systems.mass)
     return systems._replace(work=torch.cat([systems.work[..., None], none], -1))

@@ -241,13 +241,13 @@ def _run_one(system: System, span: float, setting: _Setting, return_error: bool)
 def _energy_statistics(samples: _Samples) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Final, maximal, maximal over |W|, and mean error, and the slope of its drift; () each."""
     change = samples.energy - samples.energy[0]
-    error = change / samples.scale[0]
-    size = error.abs().reshape(len(error), -1).amax(1)
+    error = (change / samples.scale[0]).reshape(len(change), -1)
+    size = error.abs().amax(1)
     dt, elapsed = samples.time.diff(), samples.time[-1]
     span = torch.where(elapsed > 0, elapsed, 1.0)
     middle = (samples.time[1:] + samples.time[:-1] - elapsed) / 2
     mean = (size[1:] * dt).sum() / span
-    slopes = (middle * dt) @ error[1:].reshape(len(dt), -1) * 12 / span**3
+    slopes = (middle * dt) @ error[1:] * 12 / span**3
     over = torch.where(change == 0, change, change / samples.depth).abs()  # no potential energy, and none is needed
     return size[-1], size.max(), over.max(), mean, slopes[slopes.abs().argmax()]
 
