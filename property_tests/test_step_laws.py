@@ -2,6 +2,7 @@
 
 import math
 
+import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
@@ -14,9 +15,10 @@ from aits_func.physics.gravity import build_gravity
 from aits_func.physics.initial_conditions import binaries, gaussian_cluster, hierarchical_triple
 from aits_func.physics.integrators import INTEGRATORS, build_integrator
 from aits_func.physics.pair_criteria import p_norm
-from aits_func.testing import in_units, parameters, policies, units
+from aits_func.physics.schemes import build_scheme
+from aits_func.testing import check_step, in_units, parameters, policies, units
 from aits_func.timestep.features import build_features
-from aits_func.timestep.policy import Policy, build_residual_policy
+from aits_func.timestep.policy import Policy, build_criterion_policy, build_residual_policy
 from aits_func.timestep.step import build_step
 from aits_func.timestep.window import first_sample, push
 
@@ -200,3 +202,22 @@ def test_one_exploded_sample_leaves_a_finite_gradient_which_is_that_of_the_other
         push = tree.map_leaves(torch.add, push, rest)
     # the gradient of ln ε carries its rounding, 1e-16/ε
     assert_close(gradient, push, rtol=1e-6, atol=1e-6)
+
+
+# --- what a verdict sees ---------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("scheme", ["leapfrog_kdk", "hermite", "yoshida6", "hairer_soderlind", "implicit_symmetric"])
+def test_a_step_is_judged_by_all_that_matters_and_by_nothing_else(scheme):
+    gravity = build_gravity()
+    policy = build_criterion_policy(p_norm(gravity, eta=0.15, pairs=("free_fall", "fly_by")))
+    advance = build_integrator(scheme, gravity) if scheme in INTEGRATORS else build_scheme(scheme, gravity)
+    check_step(build_step(policy, gravity, advance), params=policy.init(0), gravity=gravity)
+
+
+@pytest.mark.parametrize("vocabulary", ["invariant", "rich"])
+def test_the_verdict_on_a_learned_step_is_judged_alike(vocabulary):
+    gravity = build_gravity(softening=0.05)
+    policy = build_residual_policy(build_features(vocabulary, gravity), p_norm(gravity, eta=0.1), hidden=(4,))
+    step = build_step(policy, gravity, build_integrator("leapfrog_kdk", gravity))
+    check_step(step, params=policy.init(0), gravity=gravity)

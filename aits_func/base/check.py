@@ -24,7 +24,7 @@ def check_system(system: System, *, softening: float = 0.0, batched: bool = Fals
     """Check shape, dtype, device and values of one system or a batch of them.
 
     Args:
-        system: mass (N,), position and velocity (N, D), time and work (); with ``batched`` every
+        system: mass (N,), position and velocity (N, D), time (), work () or (1 + N,); with ``batched`` every
             leaf has one more leading axis B.
         softening: with none, coincident bodies are refused.
         batched: whether there is a leading axis.
@@ -66,7 +66,8 @@ def _check_shapes(system: System, lead: int, where: str) -> None:
         f"{where}: position must have shape ({letters}N, D) with D = 2 or 3, got {tuple(system.position.shape)}",
     )
     shape = (*batch, bodies, system.position.shape[-1])
-    for name, want in (("position", shape), ("velocity", shape), ("time", tuple(batch)), ("work", tuple(batch))):
+    work = (*batch, 1 + bodies) if system.work.ndim == 1 + lead else tuple(batch)
+    for name, want in (("position", shape), ("velocity", shape), ("time", tuple(batch)), ("work", work)):
         got = tuple(getattr(system, name).shape)
         require(
             got == want, f"{where}: {name} must have shape {want}, as mass has {tuple(system.mass.shape)}, got {got}"
@@ -102,7 +103,7 @@ def make_system(
         softening: > 0 if the system is going to be softened: then bodies may coincide.
 
     Returns:
-        A `System` in the dtype and on the device of ``mass``, its ``work`` zero.
+        A `System` in the dtype and on the device of ``mass``, its ``work`` zero (see `make_room`).
 
     Raises:
         ValueError: as `check_system` does.
@@ -127,4 +128,25 @@ def make_system(
     clock = clock.expand(mass.shape[:-1])
     system = System(mass, position, velocity, clock, torch.zeros_like(clock))
     check_system(system, softening=softening, batched=mass.ndim == 2)
-    return system
+    return make_room(system)
+
+
+def has_room(system: System) -> bool:
+    """Whether ONE system carries the work on each of its bodies."""
+    return system.work.ndim == 1
+
+
+def make_room(systems: System, *, always: bool = False) -> System:
+    """Systems as they are, or with room for the work on each body if one of them is massless.
+
+    Args:
+        systems: leaves (...), one system or a batch, whose masses can be looked at (not inside of ``vmap``).
+        always: whether to make it whatever the masses, so that systems fit into one batch.
+
+    Returns:
+        The same; ``work`` is (..., 1 + N) if any mass is 0.
+    """
+    if systems.work.ndim == systems.mass.ndim or not (always or bool((systems.mass == 0).any())):
+        return systems
+    none = torch.zeros_like(systems.mass)
+    return systems._replace(work=torch.cat([systems.work[..., None], none], -1))

@@ -33,7 +33,8 @@ class System(NamedTuple):
     position: Tensor  # (N, D)  length
     velocity: Tensor  # (N, D)  length / time
     time: Tensor  # ()      time
-    work: Tensor  # ()      energy that a time-dependent external field has put in, ∫ Σ mᵢ ∂ₜΦ dt
+    work: Tensor  # ()      energy that a time-dependent external field has put in, ∫ Σ mᵢ ∂ₜΦ dt; with massless bodies
+    #                 (1 + N,): that, and what field and the other bodies have put into each, ∫ ∂ₜφ dt, per unit of mass
 
 
 class Window(NamedTuple):

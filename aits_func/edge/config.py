@@ -135,7 +135,8 @@ _SECTIONS: dict[type[PhysicsConfig], str] = {
     CompareConfig: "compare",
 }
 
-# The source system as it was, whole: what it trained on, what it saw, and how.
+# Of the source system: its features, network, optimizer, loss and energy scale. It is not that system whole: where the
+# two part is listed in docs/reliability.md.
 SOURCE_PRESET: dict[str, Any] = {
     "systems": ({"kind": "binaries", "count": 1},),
     "features": "delta_mag",

@@ -14,13 +14,14 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from ..base.check import check_system, require, require_choice
-from ..base.tree import cast, stack, take
+from ..base.check import check_system, has_room, make_room, require, require_choice
+from ..base.tree import cast, concatenate, expand, stack, take
 from ..base.types import System
-from ..learning.losses import guarded_energy
 from ..loops.collect import check_energies
 from ..physics.gravity import Gravity, build_gravity
 from ..physics.invariants import angular_momentum, centre_of_mass
+from ..physics.paths import work_between
+from ..timestep.energies import potentials_of, weigh
 from .extras import load_extra
 
 
@@ -52,7 +53,9 @@ _LARGEST_COUNT = 2**53  # beyond it a step count is no number that a float tells
 
 
 class PeerResult(NamedTuple):
-    """The report on B systems that REBOUND integrated. Energies are those of `build_gravity`, softening included.
+    """The report on B systems that REBOUND integrated. Energies are those of `build_gravity`, softening included, with
+    the centre of mass at rest. Where bodies are massless, an error is the largest of the system's and theirs, as in
+    `simulate`; the work on them is summed between the states that REBOUND gives, see `work_between`.
 
     Where a run failed (any status but "finished") the statistics are those of the part that was run. The error
     ε = (E − E₀)/|E₀| is taken at the start and after every step; each step's share of an integral is ε after it
@@ -94,8 +97,9 @@ class _Samples(NamedTuple):
     """What is kept of the S states of a run, the start and one per step."""
 
     time: Tensor  # (S,) time since the start
-    energy: Tensor  # (S,) E
-    potential: Tensor  # (S,) W
+    energy: Tensor  # (S,) E, or with massless bodies (S, 1 + N), see `timestep.energies`
+    depth: Tensor  # the same; |W| and |φ|
+    scale: Tensor  # the same; what errors are relative to, of every state as if it were the first
 
 
 class _Run(NamedTuple):
@@ -177,6 +181,7 @@ def run_rebound(
     _check_options(integrator, adaptive_mode, tolerance, softening, max_evaluations, timeout)
     gravity = build_gravity(G=G, softening=softening)
     systems = cast(systems, dtype=torch.float64, device="cpu")
+    systems = make_room(systems._replace(work=torch.zeros_like(systems.time)))  # REBOUND has no field that works
     span = _check_systems(systems, t_end, gravity)
     rebound = load_extra("rebound", "rebound")
     setting = _Setting(rebound, integrator, adaptive_mode, float(tolerance), gravity, max_evaluations, timeout)
@@ -236,15 +241,15 @@ def _run_one(system: System, span: float, setting: _Setting, return_error: bool)
 def _energy_statistics(samples: _Samples) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor]:
     """Final, maximal, maximal over |W|, and mean error, and the slope of its drift; () each."""
     change = samples.energy - samples.energy[0]
-    start, depth = samples.energy[0], samples.potential[0].abs()
-    error = change / guarded_energy(start, (start - samples.potential[0]).abs() + depth)
-    dt, size = samples.time.diff(), error.abs()
-    elapsed = samples.time[-1]
+    error = (change / samples.scale[0]).reshape(len(change), -1)
+    size = error.abs().amax(1)
+    dt, elapsed = samples.time.diff(), samples.time[-1]
     span = torch.where(elapsed > 0, elapsed, 1.0)
     middle = (samples.time[1:] + samples.time[:-1] - elapsed) / 2
     mean = (size[1:] * dt).sum() / span
-    slope = (middle * error[1:] * dt).sum() * 12 / span**3
-    return size[-1], size.max(), (change.abs() / samples.potential.abs()).max(), mean, slope
+    slopes = (middle * dt) @ error[1:] * 12 / span**3
+    over = torch.where(change == 0, change, change / samples.depth).abs()  # no potential energy, and none is needed
+    return size[-1], size.max(), over.max(), mean, slopes[slopes.abs().argmax()]
 
 
 def _return_error(run: _Run, span: float, dt: float, setting: _Setting) -> float:
@@ -269,7 +274,8 @@ def _sorted_bodies(system: System) -> System:
     distance = (system.position - system.position[first]).norm(dim=-1)
     distance[first] = -1.0
     order = distance.argsort(stable=True)
-    return system._replace(mass=system.mass[order], position=system.position[order], velocity=system.velocity[order])
+    mass, position, velocity = (leaf[order] for leaf in system[:3])
+    return system._replace(mass=mass, position=position, velocity=velocity)
 
 
 # --- one run
@@ -408,13 +414,16 @@ class _Watch:
         states, dimensions = self._chunk[: len(self._times)], self._system.position.shape[-1]
         position, velocity = (states[:, :, columns[:dimensions]] for columns in self._columns)
         copies = System(*(leaf.expand(len(states), *leaf.shape) for leaf in self._system))
-        systems = copies._replace(position=position, velocity=velocity)
-        samples = _Samples(
-            torch.tensor(self._times, dtype=torch.float64),
-            vmap(self._setting.gravity.energy)(systems),
-            vmap(self._setting.gravity.potential_energy)(systems),
-        )
-        finite = samples.energy.isfinite() & samples.potential.isfinite() & velocity.isfinite().all(-1).all(-1)
+        clock = torch.tensor(self._times, dtype=torch.float64)
+        systems = copies._replace(position=position, velocity=velocity, time=clock)
+        if has_room(self._system):
+            systems = systems._replace(work=self._add_up_work(systems))
+        gravity = self._setting.gravity
+        energy, scale = vmap(lambda system: weigh(system, gravity, "total"))(systems)
+        depth = vmap(lambda system: potentials_of(system, gravity, "total"))(systems)
+        samples = _Samples(clock, energy, depth, scale)
+        known = (energy.isfinite() & ~depth.isnan()).reshape(len(states), -1).all(1)
+        finite = known & velocity.isfinite().all(-1).all(-1)
         good = int(finite.long().cumprod(0).sum())
         if good < len(states):
             self._stop(NOT_FINITE)
@@ -422,3 +431,13 @@ class _Watch:
             self._kept.append(_Samples(*(column[:good] for column in samples)))
             self._last = take(systems, good - 1)
         self._times.clear()
+
+    def _add_up_work(self, systems: System) -> Tensor:
+        """The work of every state in the chunk, (S, 1 + N), from that of the one before."""
+        if self._kept:
+            so_far, path = self._last.work[1:], concatenate([expand(self._last, 1), systems])
+        else:
+            so_far, path = torch.zeros_like(self._system.mass), systems
+        gained = so_far + work_between(self._setting.gravity, path).cumsum(0)
+        gained = gained if self._kept else torch.cat([so_far[None], gained])
+        return torch.cat([torch.zeros_like(gained[:, :1]), gained], 1)

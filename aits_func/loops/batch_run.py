@@ -60,6 +60,7 @@ def build_batch(
     energy_threshold: float,
     watch: Watch,
     compile: str,
+    energy_scale: str = "total",
     statistics: bool = True,
     block: int = 1,
 ) -> Batch:
@@ -75,6 +76,7 @@ def build_batch(
         energy_threshold: what a step's own error is counted against.
         watch: which events are looked for.
         compile: "auto", "on" or "off", see `build_engine`.
+        energy_scale: one of `ENERGY_SCALES`.
         statistics: see `build_stepper`.
         block: see `build_stepper`; 1 for a scheme of several stages.
 
@@ -85,7 +87,7 @@ def build_batch(
         ValueError: if compile is another word.
     """
     make: Callable[..., Batch] = _build if compile == "off" else _build_once
-    return make(policy, gravity, scheme, history_len, energy_threshold, watch, compile, statistics, block)
+    return make(policy, gravity, scheme, history_len, energy_threshold, watch, compile, energy_scale, statistics, block)
 
 
 def _build(
@@ -96,6 +98,7 @@ def _build(
     energy_threshold: float,
     watch: Watch,
     compile: str,
+    energy_scale: str,
     statistics: bool,
     block: int,
 ) -> Batch:
@@ -106,6 +109,7 @@ def _build(
         history_len=history_len,
         energy_threshold=energy_threshold,
         watch=watch,
+        energy_scale=energy_scale,
         statistics=statistics,
         block=block,
     )

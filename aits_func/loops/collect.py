@@ -8,14 +8,15 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from ..base.check import check_system, require, require_choice
+from ..base.check import check_system, has_room, make_room, require, require_choice
 from ..base.engine import MODES, build_engine, remember
 from ..base.tree import concatenate, select, take
 from ..base.types import Params, Population, Sample, StepInfo, System, TrainState
 from ..learning.least_squares import LeastSquares
 from ..learning.optimizers import GradientTransformation
 from ..physics.gravity import Gravity, in_double
-from ..timestep.energies import ENERGY_SCALES
+from ..physics.massless import own_energies
+from ..timestep.energies import ENERGY_SCALES, energy_and_size
 from ..timestep.rounding import MARGIN, Limit
 from ..timestep.window import first_sample, push
 from .learner import Learner
@@ -91,6 +92,7 @@ def init_population(
         check_energies(batch, gravity=gravity, energy_scale=energy_scale, where=f"systems[{number}]")
         if energy_scale == "source":
             check_guard(batch, gravity=gravity, where=f"systems[{number}]")
+        batch = make_room(batch)
         sample = vmap(lambda system: first_sample(system, history_len))(batch)
         groups.append(Population(sample, torch.full_like(batch.time, math.inf) if end is None else end.to(batch.time)))
     return tuple(groups)
@@ -111,27 +113,64 @@ def check_energies(systems: System, *, gravity: Gravity, energy_scale: str, wher
             forces of a float32 system are lost to the range of float32.
     """
     _check_forces(systems, gravity, where)
-    heavy = in_double(systems)
-    energy, size = vmap(gravity.energy)(heavy), vmap(gravity.energy_size)(heavy)
-    not_finite = ~(energy.isfinite() & size.isfinite())
+    energy, size, own = _energies_of(systems, gravity, energy_scale)
+    not_finite = ~(energy.isfinite() & size.isfinite() & own.isfinite())
     if bool(not_finite.any()):
         raise ValueError(
             f"{where}: the energy of system {int(not_finite.nonzero()[0])} is not finite; move bodies (or a field's "
             "perturber) apart, or change units"
         )
-    nothing = size == 0
+    nothing = (size == 0) & ~((own > 0) & (energy_scale != "source"))
     if bool(nothing.any()):
         raise ValueError(
             f"{where}: system {int(nothing.nonzero()[0])} has neither kinetic nor potential energy (only one body has "
             "mass?), so there is no energy error to learn from; give a second body mass"
+            + (', or set energy_scale = "total", which judges massless bodies' if energy_scale == "source" else "")
         )
-    # E is a difference of K and |W|: below some roundings of their state it is 0 for all that is known.
-    vanishes = energy.abs() <= 64 * torch.finfo(systems.mass.dtype).eps * size
+    vanishes = _vanishes(systems, energy, size)
     if energy_scale != "kinetic" and bool(vanishes.any()):
         raise ValueError(
             f"{where}: system {int(vanishes.nonzero()[0])} has total energy 0, so a relative energy error has no "
             'meaning; set energy_scale = "kinetic"'
         )
+
+
+def weighable(systems: System, gravity: Gravity, energy_scale: str) -> Tensor:
+    """Whether an energy error has a meaning: what `check_energies` refuses by, as data.
+
+    Args:
+        systems: leaves (B, ...).
+        gravity: weighs the energies.
+        energy_scale: one of `ENERGY_SCALES`.
+
+    Returns:
+        (B,) bool.
+    """
+    energy, size, own = _energies_of(systems, gravity, energy_scale)
+    some = (size > 0) | ((own > 0) & (energy_scale != "source"))
+    known = energy.isfinite() & size.isfinite() & own.isfinite() & some
+    return known & ~(_vanishes(systems, energy, size) & (energy_scale != "kinetic"))
+
+
+def _energies_of(systems: System, gravity: Gravity, energy_scale: str) -> tuple[Tensor, Tensor, Tensor]:
+    """E, K + |W|, and the largest ½v² + |φ| of a massless body; (B,) each."""
+
+    def of_one(system: System) -> tuple[Tensor, Tensor, Tensor]:
+        energy, size = energy_and_size(system, gravity, energy_scale)
+        if not has_room(system):
+            return energy, size, torch.zeros_like(energy)
+        own = own_energies(gravity, system)[1]
+        return energy, size, torch.where(system.mass == 0, own, torch.zeros_like(own)).amax()
+
+    return vmap(of_one)(in_double(make_room(systems)))
+
+
+def _vanishes(systems: System, energy: Tensor, size: Tensor) -> Tensor:
+    """E is a difference of K and |W|: below some roundings of their state it is 0 for all that is known.
+
+    (That of one body with mass, in its own frame, is 0 exactly, and so is its error.)
+    """
+    return (energy.abs() <= 64 * torch.finfo(systems.mass.dtype).eps * size) & (size > 0)
 
 
 def _check_forces(systems: System, gravity: Gravity, where: str) -> None:

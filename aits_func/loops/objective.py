@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.func import grad, vmap
 
-from ..base.check import require, require_choice
+from ..base.check import make_room, require, require_choice
 from ..base.tree import concatenate, length, map_leaves, take
 from ..base.types import Params, Sample, StepInfo, System
 from ..learning.losses import aggregate_minibatch_loss, band_residual, check_all_pass, check_band, check_resolution
@@ -134,7 +134,7 @@ def evaluate_minibatch(params: Params, minibatch: Groups, *, objective: Objectiv
         ValueError: if the minibatch holds no sample.
     """
     require(count_samples(minibatch) > 0, "evaluate_minibatch: the minibatch is empty; draw one from a trajectory")
-    _, info = objective.attempt(params, minibatch)
+    _, info = objective.attempt(params, with_room(minibatch))
     return check_all_pass(info.accepted), info
 
 
@@ -148,6 +148,14 @@ def chosen_samples(batch: Groups, info: StepInfo, on: str) -> Tensor:
 def as_groups(batch: "Groups | Sample") -> Groups:
     """A batch as a tuple of groups: one group alone is allowed everywhere."""
     return (batch,) if isinstance(batch, Sample) else tuple(batch)
+
+
+def with_room(batch: "Groups | Sample") -> Groups:
+    """A batch or trajectory as groups, with room for the work on massless bodies (see `make_room`): once, before a loop.
+
+    Samples that Part 1 has collected have it, and are returned as they are.
+    """
+    return tuple(group._replace(system=make_room(group.system)) for group in as_groups(batch))
 
 
 def count_samples(batch: "Groups | Sample") -> int:

@@ -13,7 +13,7 @@ from ..base.tree import take
 from ..base.types import Params, StepInfo, TrainState
 from ..timestep.window import forget
 from .learner import Learner, room_for
-from .objective import LOSS_ON, Groups, Objective, as_groups, count_samples, pick
+from .objective import LOSS_ON, Groups, Objective, as_groups, count_samples, pick, with_room
 from .replay_iteration import (
     NO_ROOM,
     PASSED,
@@ -147,7 +147,7 @@ def generalize_on_trajectory(
         check_every is None or 1 <= check_every <= _MOST,
         f"generalize_on_trajectory: check_every must be between 1 and {_MOST}, got {check_every}",
     )
-    groups = as_groups(trajectory)
+    groups = with_room(trajectory)
     if history == "ignore":
         groups = tuple(group._replace(window=forget(group.window)) for group in groups)
     size = count_samples(groups)
@@ -229,7 +229,7 @@ def evaluate_trajectory(
     require(batch_size >= 1, f"evaluate_trajectory: batch_size must be >= 1, got {batch_size}")
     require(count_samples(trajectory) > 0, "evaluate_trajectory: the trajectory is empty; collect one first")
     infos = []
-    for group in as_groups(trajectory):
+    for group in with_room(trajectory):
         for start in range(0, group.active.shape[0], batch_size):
             infos.append(objective.attempt(params, (take(group, slice(start, start + batch_size)),))[1])
     return StepInfo(*(torch.cat(column) for column in zip(*infos, strict=True)))

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.func import vmap
 
-from ..base.check import require, require_choice
+from ..base.check import make_room, require, require_choice
 from ..base.tree import leaves, map_leaves
 from ..base.types import Params, System
 from ..physics.gravity import Gravity, in_double
@@ -21,12 +21,12 @@ from ..physics.integrators import Integrator
 from ..physics.invariants import angular_momentum, centre_of_mass, linear_momentum
 from ..physics.scheme import Scheme, check_traits
 from ..physics.schemes import as_scheme
-from ..timestep.energies import ENERGY_SCALES
+from ..timestep.energies import ENERGY_SCALES, energies, largest
 from ..timestep.policy import Policy, traits_of
 from ..timestep.run import ARRIVED, FINISHED, RUNNING, STEP_LIMIT, Run, Start, Statistics, Watch
 from .arguments import check_params, measure, step_factor, times_to_reach
 from .batch_run import Batch, Forgetful, build_batch, reach
-from .collect import check_energies
+from .collect import check_energies, weighable
 from .tape import Recording, Tape
 
 _BLOCKS = (*range(128, 7, -8), 4, 2, 1)  # steps that are judged together: the first that divides their number
@@ -36,6 +36,9 @@ _FEW_SYSTEMS = 64  # for which a call takes longer than a network
 
 class SimulationInfo(NamedTuple):
     """The report on B simulated systems. All errors are relative to the energy scale of the start.
+
+    E is the internal energy, that with the centre of mass at rest; with an external field, in the field's frame. Where
+    bodies are massless, |E − E₀| / scale is the largest of the system's error and theirs (see `timestep.energies`).
 
     Shapes: as commented on the fields. Units: ``mean_dt`` is a time; errors are dimensionless.
     """
@@ -50,7 +53,7 @@ class SimulationInfo(NamedTuple):
     max_energy_error: Tensor  # (B,) its maximum over the steps
     max_potential_error: Tensor  # (B,) maximum of |E − E₀| / |W(t)|, W the potential energy
     mean_energy_error: Tensor  # (B,) time average (1/T) ∫ |E − E₀| / scale dt
-    energy_drift: Tensor  # (B,) 1 / time; slope of a least-squares line through (E − E₀) / scale over time
+    energy_drift: Tensor  # (B,) 1 / time; slope of a least-squares line through (E − E₀) / scale over time, the steepest
     momentum_residual: Tensor  # (B,) |P − P₀|, mass · length / time
     angular_momentum_residual: Tensor  # (B,) |L − L₀|, mass · length² / time
     return_error: Tensor  # (B,) max |x − x₀| / rms radius after the way back; infinite if failed, NaN if not asked for
@@ -150,7 +153,9 @@ def simulate(
     require(escape_distance > 0, f"simulate: escape_distance must be > 0, got {escape_distance}")
     require(energy_threshold > 0, f"simulate: energy_threshold must be > 0, got {energy_threshold}")
     check_traits(whole, traits_of(policy), "simulate")
-    check_energies(systems, gravity=gravity, energy_scale=energy_scale, where="simulate")
+    systems = make_room(systems)
+    if statistics:  # without them no energy is asked for on the way
+        check_energies(systems, gravity=gravity, energy_scale=energy_scale, where="simulate")
     watch = Watch(encounter_distance, escape_distance)
     require(
         statistics or not (record_every or encounter_distance > 0 or escape_distance < math.inf),
@@ -164,6 +169,7 @@ def simulate(
         energy_threshold=energy_threshold,
         watch=watch,
         compile=compile,
+        energy_scale=energy_scale,
         statistics=statistics,
         block=1 if statistics or steps is None or history_len else _block(params, whole, steps, len(systems.mass)),
     )
@@ -185,7 +191,7 @@ def simulate(
         runs = runs._replace(status=torch.where(runs.status == STEP_LIMIT, FINISHED, runs.status))
     back = _return_errors(batch, params, size, start, systems, last, runs) if return_error else None
     if not statistics:
-        runs = _weigh_the_end(runs, gravity, start)
+        runs = _weigh_the_end(systems, runs, gravity, energy_scale, start)
     info = _report(systems, runs, whole, tape.stack(runs), tuple(outputs), back)
     return (_only(runs.system), _only_info(info)) if single else (runs.system, info)
 
@@ -214,10 +220,11 @@ def _block(params: Params, scheme: Scheme, steps: int, count: int) -> int:
     return next(block for block in _BLOCKS if steps % block == 0)
 
 
-def _weigh_the_end(runs: Run, gravity: Gravity, start: Start) -> Run:
+def _weigh_the_end(systems: System, runs: Run, gravity: Gravity, energy_scale: str, start: Start) -> Run:
     """Runs without statistics with what their last states alone tell."""
-    error = (vmap(gravity.energy)(in_double(runs.system)) - start.energy).abs() / start.scale
-    error = error.to(runs.dt.dtype)
+    now = vmap(lambda system: energies(system, gravity, energy_scale))(in_double(runs.system))
+    error = vmap(largest)((now - start.energy).abs() / start.scale).to(runs.dt.dtype)
+    error = torch.where(weighable(systems, gravity, energy_scale), error, torch.full_like(error, math.nan))
     unknown, never = torch.full_like(error, math.nan), torch.full_like(error, math.inf)
     none = torch.full_like(runs.steps, -1)
     nothing = Statistics(none, unknown, unknown, unknown, unknown, unknown, never, never, never, none)
@@ -248,8 +255,7 @@ def _report(
         max_energy_error=stats.max_error,
         max_potential_error=stats.max_potential_error,
         mean_energy_error=stats.error_integral / span,
-        # Divided one by one: the cube of a span in seconds overflows float32.
-        energy_drift=(stats.moment / span - stats.signed_integral * (elapsed / span) / 2) / span * 12 / span,
+        energy_drift=_drift(stats, elapsed, span),
         momentum_residual=momentum.norm(dim=-1),
         angular_momentum_residual=spin.reshape(len(spin), -1).norm(dim=-1),
         return_error=torch.full_like(runs.error, math.nan) if return_error is None else return_error,
@@ -261,6 +267,17 @@ def _report(
         recording=recording,
         outputs=outputs,
     )
+
+
+def _drift(stats: Statistics, elapsed: Tensor, span: Tensor) -> Tensor:
+    """(B,): the slope of the error that drifts most, of a system or of one of its massless bodies."""
+
+    def of_one(moment: Tensor, integral: Tensor, elapsed: Tensor, span: Tensor) -> Tensor:
+        # Divided one by one: the cube of a span in seconds overflows float32.
+        slopes = (moment / span - integral * (elapsed / span) / 2) / span * 12 / span
+        return slopes.take_along_dim(slopes.abs().argmax(0, keepdim=True), 0)[0] if slopes.ndim else slopes
+
+    return vmap(of_one)(stats.moment, stats.signed_integral, elapsed, span)
 
 
 def _only(tree: System) -> System:

@@ -9,7 +9,8 @@ from torch import Tensor
 from torch.func import jvp
 
 from ..base.types import System
-from .gravity import Derivatives, Gravity, at_bodies, inverse_distance
+from .gravity import Derivatives, Gravity, at_bodies
+from .pairs import inverse_distance
 
 
 class FourDerivatives(NamedTuple):

@@ -8,7 +8,6 @@ one system; lift it with ``torch.func.vmap``.
 """
 
 import itertools
-import math
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -20,7 +19,9 @@ from ..base.check import require
 from ..base.tree import cast
 from ..base.types import System
 from .fields import Field
-from .pairs import pair_difference, pair_distance, pair_rows, written_out
+from .invariants import at_rest_as_a_whole
+from .pairs import inverse_distance, pair_difference, pair_distance, pair_rows, written_out
+from .potentials import mutual_potential_rate, mutual_potentials
 from .tiled_gravity import MANY_BODIES, tiled_acceleration, tiled_potential_energy
 
 
@@ -45,6 +46,9 @@ class Gravity(NamedTuple):
     energy: Callable[[System], Tensor]  # -> (); the conserved one, K + W − work
     energy_size: Callable[[System], Tensor]  # -> (); K + |W|, a scale that is > 0 where the total energy is 0
     power: Callable[[Tensor, Tensor, Tensor], Tensor]  # (mass, position, time) -> (); Σ mᵢ ∂ₜΦ
+    potentials: Callable[[System], Tensor]  # -> (N,); φ at every body: of the others, and of the field
+    potential_rates: Callable[[System], Tensor]  # -> (N,); ∂ₜφ there, at a place that rests in the frame of `judged`
+    judged: Callable[[System], System]  # -> System; as errors see it: its centre of mass at rest, if there is no field
     G: float  # gravitational constant, in the caller's units
     softening: float  # length s
 
@@ -83,7 +87,7 @@ def build_gravity(*, G: float = 1.0, softening: float = 0.0, field: Field | None
         return own if field is None else own + external_energy(system)
 
     def energy(system: System) -> Tensor:
-        return kinetic_energy(system) + potential_energy(system) - system.work
+        return kinetic_energy(system) + potential_energy(system) - work_on_all(system)
 
     def energy_size(system: System) -> Tensor:
         return kinetic_energy(system) + potential_energy(system).abs()
@@ -94,8 +98,35 @@ def build_gravity(*, G: float = 1.0, softening: float = 0.0, field: Field | None
         rate: Tensor = jvp(lambda t: _field_energy(field, mass, position, t), (time,), (torch.ones_like(time),))[1]
         return rate.to(time)  # torch 2.13 makes a float64 of a float32 tangent ()
 
+    def potentials(system: System) -> Tensor:
+        own = mutual_potentials(system.mass, system.position, G=G, softening=softening)
+        return own if field is None else own + at_bodies(field.potential, system.position, system.time)
+
+    def potential_rates(system: System) -> Tensor:
+        seen = judged(system)
+        own = mutual_potential_rate(seen.mass, seen.position, seen.velocity, G=G, softening=softening)
+        if field is None or field.static:
+            return own
+        here = (system.time,), (torch.ones_like(system.time),)
+        rates: Tensor = jvp(lambda t: at_bodies(field.potential, system.position, t), *here)[1]
+        return own + rates.to(own)
+
+    def judged(system: System) -> System:
+        return at_rest_as_a_whole(system) if field is None else system
+
     return Gravity(
-        acceleration, derivatives, potential_energy, external_energy, energy, energy_size, power, G, softening
+        acceleration,
+        derivatives,
+        potential_energy,
+        external_energy,
+        energy,
+        energy_size,
+        power,
+        potentials,
+        potential_rates,
+        judged,
+        G,
+        softening,
     )
 
 
@@ -214,6 +245,11 @@ def kinetic_energy(system: System) -> Tensor:
     return (0.5 * system.mass * system.velocity.pow(2).sum(-1)).sum()
 
 
+def work_on_all(system: System) -> Tensor:
+    """The work of a time-dependent field on the system as a whole, ()."""
+    return system.work[0] if system.work.ndim else system.work
+
+
 def in_double(system: System) -> System:
     """A system as its energy is weighed: in float64, whatever the dtype of its motion.
 
@@ -222,16 +258,6 @@ def in_double(system: System) -> System:
     in float64 what is left is the rounding of the state itself, some 1e-8. Forces, steps and networks stay in float32.
     """
     return system if system.time.device.type == "mps" else cast(system, dtype=torch.float64)  # which has no float64
-
-
-def inverse_distance(separation: Tensor, softening: float) -> Tensor:
-    """(d² + s²)^{-1/2} of (N, N, D), and 0 on the diagonal: a body is infinitely far from itself.
-
-    So a self-pair adds exactly nothing, to a force as to its derivatives of any order in both modes. (A finite distance
-    there would have a unit, and reverse mode would cancel terms of its size against the true ones of size 1/L³.)
-    """
-    itself = torch.eye(separation.shape[0], dtype=torch.bool, device=separation.device)
-    return (separation.pow(2).sum(-1) + softening**2).masked_fill(itself, math.inf).rsqrt()
 
 
 def _field_energy(field: Field, mass: Tensor, position: Tensor, time: Tensor) -> Tensor:

@@ -4,7 +4,8 @@
 dt and hands the force at the end on to the next step, so that a chain of steps evaluates it once
 per step. Time and the work of a time-dependent field are integrated as a further position and its
 conjugate momentum (dt/dt = 1, d work/dt = Σ mᵢ ∂ₜΦ), so that E − work is conserved to the
-integrator's own order and a static field changes nothing.
+integrator's own order and a static field changes nothing. To a massless body the bodies with mass are
+such a field (see `massless`): where a system has room for it, the work on each is integrated as well.
 
 Over millions of steps the rounding of positions and time adds up. ``init(system, compensated=True)``
 makes the carry hold what the sums have lost so far, and every drift gives it back.
@@ -17,9 +18,10 @@ import torch
 from torch import Tensor
 from torch.func import jvp
 
-from ..base.check import require, require_choice
+from ..base.check import has_room, require, require_choice
 from ..base.types import System
 from .gravity import Gravity
+from .massless import work_rates
 
 
 class Init(Protocol):
@@ -61,8 +63,8 @@ class HermiteCarry(NamedTuple):
 
     acceleration: Tensor  # (N, D) length / time²
     jerk: Tensor  # (N, D) length / time³
-    power: Tensor  # ()     energy / time
-    power_rate: Tensor  # ()     energy / time²
+    power: Tensor  # like the work of the system, energy / time
+    power_rate: Tensor  # the same, energy / time²
     lost: Any  # `Lost` or ()
 
 
@@ -84,9 +86,10 @@ def build_leapfrog_kdk(gravity: Gravity) -> Integrator:
         return KickCarry(*_force(gravity, system), nothing_lost(system, compensated))
 
     def step(system: System, carry: KickCarry, dt: Tensor) -> tuple[System, KickCarry]:
-        drifted, lost = drift(kick(system, carry.acceleration, carry.power, dt / 2), carry.lost, dt)
+        half = kick(gravity, system, carry.acceleration, carry.power, dt / 2)
+        drifted, lost = drift(half, carry.lost, dt)
         carry = KickCarry(*_force(gravity, drifted), lost)
-        return kick(drifted, carry.acceleration, carry.power, dt / 2), carry
+        return kick(gravity, drifted, carry.acceleration, carry.power, dt / 2), carry
 
     return Integrator(init, step, evaluations_at_start=1, evaluations_per_step=1)
 
@@ -106,7 +109,7 @@ def build_leapfrog_dkd(gravity: Gravity) -> Integrator:
 
     def step(system: System, lost: Any, dt: Tensor) -> tuple[System, Any]:
         half, lost = drift(system, lost, dt / 2)
-        return drift(kick(half, *_force(gravity, half), dt), lost, dt / 2)
+        return drift(kick(gravity, half, *_force(gravity, half), dt), lost, dt / 2)
 
     return Integrator(nothing_lost, step, evaluations_at_start=0, evaluations_per_step=1)
 
@@ -138,8 +141,22 @@ def build_hermite(gravity: Gravity) -> Integrator:
         (a, power), (jerk, rate) = jvp(force, here, along)  # type: ignore[misc]
         return a, jerk, power, rate
 
+    def with_own_powers(system: System, carry: HermiteCarry) -> HermiteCarry:
+        """The carry with what the others do to each body, which depends on velocities."""
+        if not has_room(system):
+            return carry
+
+        def powers(position: Tensor, velocity: Tensor, time: Tensor) -> Tensor:
+            there = system._replace(position=position, velocity=velocity, time=time)
+            return work_rates(gravity, there, gravity.power(there.mass, position, time))
+
+        here = (system.position, system.velocity, system.time)
+        motion = (system.velocity, carry.acceleration, torch.ones_like(system.time))
+        power, rate = jvp(powers, here, motion)  # type: ignore[misc]
+        return carry._replace(power=power, power_rate=rate)
+
     def init(system: System, compensated: bool = False) -> HermiteCarry:
-        return HermiteCarry(*evaluate(system), nothing_lost(system, compensated))
+        return with_own_powers(system, HermiteCarry(*evaluate(system), nothing_lost(system, compensated)))
 
     def step(system: System, carry: HermiteCarry, dt: Tensor) -> tuple[System, HermiteCarry]:
         a, j = carry.acceleration, carry.jerk
@@ -150,6 +167,8 @@ def build_hermite(gravity: Gravity) -> Integrator:
         )
         new = HermiteCarry(*evaluate(predicted), carry.lost)
         velocity = system.velocity + dt * ((a + new.acceleration) / 2 + dt * (j - new.jerk) / 12)
+        # A predicted velocity is good enough for forces, and one order short of what a power wants.
+        new = with_own_powers(predicted._replace(velocity=velocity), new)
         moved = dt * ((system.velocity + velocity) / 2 + dt * (a - new.acceleration) / 12)
         gained = dt * ((carry.power + new.power) / 2 + dt * (carry.power_rate - new.power_rate) / 12)
         after, lost = move(system, carry.lost, moved, dt)
@@ -224,9 +243,15 @@ def nothing_lost(system: System, compensated: bool = False) -> Any:
     return Lost(torch.zeros_like(system.position), torch.zeros_like(system.time)) if compensated else ()
 
 
-def kick(system: System, acceleration: Tensor, power: Tensor, dt: Tensor) -> System:
-    """Velocity and work after dt at a constant force."""
-    return system._replace(velocity=system.velocity + dt * acceleration, work=system.work + dt * power)
+def kick(gravity: Gravity, system: System, acceleration: Tensor, power: Tensor, dt: Tensor) -> System:
+    """Velocity and work after dt at a constant force, all bodies where they are.
+
+    The work on each body is that at the mean of the velocities before and after: of a force that does not change this
+    is exact, so that a composition of kicks and drifts has the order for the work that it has for the motion.
+    """
+    velocity = system.velocity + dt * acceleration
+    gained = work_rates(gravity, system._replace(velocity=(system.velocity + velocity) / 2), power)
+    return system._replace(velocity=velocity, work=system.work + dt * gained)
 
 
 def drift(system: System, lost: Any, dt: Tensor) -> tuple[System, Any]:

@@ -5,6 +5,7 @@ compiler traces and pairs are few, they are written out one by one, so that no i
 """
 
 import itertools
+import math
 
 import torch
 from torch import Tensor
@@ -60,3 +61,13 @@ def inverse_cube(distance: Tensor) -> Tensor:
     5e-7 and 1e-4, though what comes out is finite. Schemes that follow τ differentiate it by the places of bodies.
     """
     return distance.reciprocal().pow(3)
+
+
+def inverse_distance(separation: Tensor, softening: float) -> Tensor:
+    """(d² + s²)^{-1/2} of (N, N, D), and 0 on the diagonal: a body is infinitely far from itself.
+
+    So a self-pair adds exactly nothing, to a force as to its derivatives of any order in both modes. (A finite distance
+    there would have a unit, and reverse mode would cancel terms of its size against the true ones of size 1/L³.)
+    """
+    itself = torch.eye(separation.shape[0], dtype=torch.bool, device=separation.device)
+    return (separation.pow(2).sum(-1) + softening**2).masked_fill(itself, math.inf).rsqrt()

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 from torch.func import grad_and_value, jvp
 
-from ..base.check import require_choice
+from ..base.check import has_room, require_choice
 from ..base.types import System
 from .criterion import scaled_log
 from .gravity import Gravity
@@ -62,7 +62,11 @@ def build_hairer_soderlind(gravity: Gravity, *, base: str = "kdk") -> Scheme:
         def minus_log(position: Tensor, velocity: Tensor, time: Tensor, work: Tensor) -> Tensor:
             return -scaled_log(rule.timescale(System(system.mass, position, velocity, time, work)))
 
-        motion = (system.velocity, carry.acceleration, unit, carry.power)
+        # No step depends on the work on a single body: that on the whole is enough.
+        power = carry.power
+        if has_room(system):
+            power = torch.cat([power[None], torch.zeros_like(system.mass)])
+        motion = (system.velocity, carry.acceleration, unit, power)
         return _along(minus_log, tuple(system[1:]), motion)
 
     def init(rule: StepFunction, system: System, compensated: bool = False) -> RhoCarry:
@@ -138,7 +142,7 @@ def build_time_transformed_leapfrog(gravity: Gravity) -> Scheme:
         (gradient, change), (_, omega) = slopes
         delta = h / omega
         at = (half.mass, half.position, half.time)
-        kicked = kick(half, gravity.acceleration(*at), gravity.power(*at), delta)
+        kicked = kick(gravity, half, gravity.acceleration(*at), gravity.power(*at), delta)
         W = carry.W + h * ((gradient * (half.velocity + kicked.velocity) / 2).sum() + change)
         second = h / W / 2
         after, lost = drift(kicked, lost, second)

@@ -147,6 +147,23 @@ def tiled_potential_energy(mass: Tensor, position: Tensor, G: float, softening: 
     return _Energy.apply(mass, position, G, softening)
 
 
+def tiled_potentials(mass: Tensor, position: Tensor, G: float, softening: float) -> Tensor:
+    """The potential at every one of many bodies.
+
+    Args:
+        mass: (N,).
+        position: (N, D).
+        G: gravitational constant.
+        softening: length s.
+
+    Returns:
+        (N,), (length / time)²; memory for one tile. The tiles of its derivatives are kept.
+    """
+    if _tangents_of_tangents():
+        return _potential(mass, position, G, softening)
+    return _Potential.apply(mass, position, G, softening)
+
+
 class _Energy(torch.autograd.Function):
     """W, whose derivatives are the forces and the potentials."""
 

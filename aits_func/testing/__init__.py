@@ -39,6 +39,8 @@ from .policy_laws import POLICY_LAWS as POLICY_LAWS
 from .policy_laws import check_policy as check_policy
 from .scheme_laws import SCHEME_LAWS as SCHEME_LAWS
 from .scheme_laws import check_scheme as check_scheme
+from .step_laws import STEP_LAWS as STEP_LAWS
+from .step_laws import check_step as check_step
 from .strategies import batches as batches
 from .strategies import fields as fields
 from .strategies import orbits as orbits

@@ -15,6 +15,7 @@ from ..physics.fields import Field
 from ..physics.gravity import build_gravity
 from ..physics.integrators import build_leapfrog_kdk, evolve
 from ..physics.pair_criteria import p_norm
+from ..timestep.energies import energies, largest, weigh
 from .derivatives import demand_derivatives, demand_slopes_close, weighted_sum
 from .frames import Units, in_units, units
 from .law import Draw, Law, check_laws, demand, demand_close, demand_pure, measured_order
@@ -166,14 +167,12 @@ def _energy(subject: _Subject, draw: Draw) -> None:
     system = draw(subject.systems)
     gravity = build_gravity(field=subject.field)
     leapfrog, criterion = build_leapfrog_kdk(gravity), p_norm(gravity, eta=_LONGEST, pairs=("free_fall", "fly_by"))
-    start, size, unit = (
-        gravity.energy(system),
-        gravity.energy_size(system),
-        criterion.timescale(criterion.init(), system),
-    )
+    start, scale = weigh(system, gravity, "kinetic")
+    unit = criterion.timescale(criterion.init(), system)
 
     def error(h: Tensor) -> Tensor:
-        return (gravity.energy(evolve(leapfrog, system, h * unit)) - start).abs() / size
+        after = evolve(leapfrog, system, h * unit)
+        return largest((energies(after, gravity, "kinetic") - start).abs() / scale)
 
     seen = measured_order(error, 1.0, _ROUNDED)
     # Third order, less 3/4 for the next term; a wrong sign of the work makes it the first.

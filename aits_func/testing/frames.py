@@ -7,6 +7,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 from torch import Tensor
 
+from ..base.check import has_room
 from ..base.types import Sample, System, Window
 from .draws import as_tensor, numbers, permutations, rotations
 
@@ -94,8 +95,10 @@ def seen_from(frame: Frame, state: State) -> State:
     if isinstance(state, Sample):
         window = _window_seen_from(frame, state.window)
         return state._replace(system=seen_from(frame, state.system), window=window)
+    work = torch.cat([state.work[:1], state.work[1:][frame.order]]) if has_room(state) else state.work
     return state._replace(
         mass=state.mass[frame.order],
+        work=work,
         position=_place(frame, state.position, state.time),
         velocity=_motion(frame, state.velocity),
     )
@@ -153,5 +156,5 @@ def in_units(units: Units, state: State) -> State:
         length * state.position,
         speed * state.velocity,
         time * state.time,
-        mass * speed**2 * state.work,
+        speed**2 * (mass * state.work if not has_room(state) else torch.cat([mass * state.work[:1], state.work[1:]])),
     )

@@ -11,12 +11,13 @@ from torch import Tensor
 from torch.func import grad, jacfwd, vmap
 
 from ..base import tree
-from ..base.check import require
+from ..base.check import has_room, require
 from ..base.types import System
-from ..physics.gravity import Gravity, build_gravity
+from ..physics.gravity import Gravity, build_gravity, work_on_all
 from ..physics.integrators import Integrator, evolve
 from ..physics.invariants import angular_momentum, centre_of_mass, linear_momentum
 from ..physics.pair_criteria import p_norm
+from ..timestep.energies import energies, energy_and_size, weigh
 from .derivatives import demand_derivatives, demand_slopes_close, weighted_sum
 from .draws import numbers
 from .frames import Units, frames, in_units, seen_from, units
@@ -66,6 +67,9 @@ def check_integrator(
                             dt, in reverse mode
         derivatives         reverse mode, forward mode and central differences of the motion are the same
         test particles      bodies without mass change nothing for the others
+        test particle energy
+                            that of each, less the work on it, changes by an error of order dt^(order + 1), or higher
+        test particle work  is what the others would give to a body of small mass, per mass, up to such an error
         symplectic          the Jacobian of a step keeps the symplectic form, if ``symplectic``
         compensated         compensated sums change nothing but roundings
         pure                the same bits when called again; nothing changed in place, nothing drawn
@@ -225,13 +229,7 @@ def _units(subject: _Subject, draw: Draw) -> None:
         system=in_units(scale, case.system),
         dt=scale.time * case.dt,
     )
-    after = _there(other)
-    ours = after._replace(
-        mass=after.mass / scale.mass,
-        position=after.position / scale.length,
-        velocity=after.velocity * scale.time / scale.length,
-        time=after.time / scale.time,
-    )
+    ours = in_units(Units(1 / scale.length, 1 / scale.mass, 1 / scale.time), _there(other))
     _same(subject, ours, _there(case), "the motion in other units", factor=10)
     slopes = grad(_of_numbers(other, scale), argnums=(0, 1, 2, 3))(*other.system[:3], other.dt)
     factors = (scale.mass, scale.length, scale.length / scale.time, scale.time)
@@ -268,10 +266,50 @@ def _test_particles(subject: _Subject, draw: Draw) -> None:
     heavy = case.system.mass > 0
 
     def without(state: System) -> System:
-        return state._replace(mass=state.mass[heavy], position=state.position[heavy], velocity=state.velocity[heavy])
+        mass, position, velocity = (leaf[heavy] for leaf in state[:3])
+        return System(mass, position, velocity, state.time, work_on_all(state))
 
     alone = _there(case._replace(system=without(case.system)))
     _same(subject, without(_there(case)), alone, "the motion beside test particles")
+
+
+def _test_particle_energy(subject: _Subject, draw: Draw) -> None:
+    case = _case(subject, draw)
+    if not has_room(case.system):
+        return
+    before, scale = weigh(case.system, case.gravity, "total")
+    own = torch.where(case.system.mass == 0, scale[1:], torch.inf)
+
+    def error(h: Tensor) -> Tensor:
+        after = evolve(case.integrator, case.system, h * case.dt)
+        return ((energies(after, case.gravity, "total") - before)[1:].abs() / own).amax()
+
+    _demand_order(subject, error, "the energy of a test particle")
+
+
+def _test_particle_work(subject: _Subject, draw: Draw) -> None:
+    case = _case(subject, draw, field=False)
+    if not has_room(case.system):
+        return
+    mass, scale = case.system.mass, weigh(case.system, case.gravity, "total")[1]
+    own = torch.where(mass == 0, scale[1:], torch.inf)
+
+    def mismatch(h: Tensor) -> Tensor:
+        def kept(trial: Tensor) -> Tensor:
+            """What the bodies with mass keep of their energy if the others had these masses."""
+            after = evolve(case.integrator, case.system._replace(mass=trial), h * case.dt)
+            return energy_and_size(after._replace(mass=mass), case.gravity, "total")[0]
+
+        work = evolve(case.integrator, case.system, h * case.dt).work[1:]
+        return ((work + grad(kept)(mass)) / own).abs().amax()
+
+    _demand_order(subject, mismatch, "what a test particle gets, less what the others would give it per unit of mass,")
+
+
+def _demand_order(subject: _Subject, error: Callable[[Tensor], Tensor], what: str) -> None:
+    # Energies are sums of terms that are larger than they are, by the share of an encounter.
+    seen = measured_order(error, _LONGEST / _SHORT, 10 * _ROUNDED) - 1
+    demand(seen > subject.order - 0.75, f"the order of {what} is {seen:.2f}, which is not {subject.order}")
 
 
 def _symplectic(subject: _Subject, draw: Draw) -> None:
@@ -328,6 +366,8 @@ INTEGRATOR_LAWS: dict[str, Law] = {
     "units": _units,
     "derivatives": _derivatives,
     "test particles": _test_particles,
+    "test particle energy": _test_particle_energy,
+    "test particle work": _test_particle_work,
     "symplectic": _symplectic,
     "compensated": _compensated,
     "pure": _pure,

@@ -18,6 +18,7 @@ from ..physics.scheme import Scheme, SchemeStep, reverse_velocities
 from ..physics.step_function import StepFunction
 from ..physics.time_transformations import pair_norm
 from ..timestep.binding import bind
+from ..timestep.energies import energies, largest, weigh
 from ..timestep.policy import Policy, build_criterion_policy, traits_of
 from ..timestep.window import empty_window
 from .derivatives import demand_derivatives, demand_slopes_close, weighted_sum
@@ -56,7 +57,7 @@ def check_scheme(
 
         valid        steps are > 0, finite and valid, and the clock shows their sum
         step size    short steps are h times those that the step function asks for
-        order        the energy error of a step is of order h^(order + 1), or higher
+        order        the energy error of a step, and that of each test particle, is of order h^(order + 1), or higher
         there        two steps, velocities reversed and the carry turned, two steps: the start, if ``reversible``
         retraced     two steps and two of −h lead back, if ``reversible``
         frames       the same wherever the system is, turned or mirrored, in motion, in any order of the bodies
@@ -181,12 +182,12 @@ def _step_size(subject: _Subject, draw: Draw) -> None:
 
 def _order(subject: _Subject, draw: Draw) -> None:
     case = _drawn(subject, draw)
-    before, size = case.gravity.energy(case.system), case.gravity.energy_size(case.system)
+    before, scale = weigh(case.system, case.gravity, "kinetic")
     start = _start(case)
 
     def error(h: Tensor) -> Tensor:
         after = case.scheme.step(case.rule, start.system, start.carry, h).system
-        return (case.gravity.energy(after) - before).abs() / size
+        return largest((energies(after, case.gravity, "kinetic") - before).abs() / scale)
 
     seen = measured_order(error, 1.0, _ROUNDED) - 1
     # Less by 3/4: what is left of the next term where rounding ends the series; a wrong scheme misses a whole one.

@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 from hypothesis.strategies import DrawFn, SearchStrategy
 
 from ..base import tree
-from ..base.check import make_system, require
+from ..base.check import has_room, make_room, make_system, require
 from ..base.types import System
 from ..physics.fields import Field, build_tidal_field, straight_path
 from ..physics.orbits import two_body_orbit
@@ -60,7 +60,8 @@ def systems(
         max_time: the system's clock shows a time in [0, max_time].
 
     Returns:
-        A strategy of `System`: mass (N,), position and velocity (N, D), time and work ().
+        A strategy of `System`: mass (N,), position and velocity (N, D), time (), work () or, with a test particle,
+        (1 + N,).
 
     Raises:
         ValueError: if an argument is out of its range.
@@ -123,7 +124,8 @@ def batches(
     @st.composite
     def build(draw: DrawFn) -> System:
         B, one = draw(sizes), systems(draw(counts), draw(axes), **options)
-        return tree.stack(draw(st.lists(one, min_size=B, max_size=B)))
+        drawn = draw(st.lists(one, min_size=B, max_size=B))
+        return tree.stack([make_room(each, always=any(map(has_room, drawn))) for each in drawn])
 
     return build()
 

@@ -258,7 +258,7 @@ def _build_delta_mag(gravity: Gravity, unit: Scales) -> Callable[[System, Window
 def _past_states(system: System, window: Window) -> System:
     """The states of a window as a batch of systems (H, ...); mass and work are the present one's."""
     history = window.valid.shape[0]
-    mass, work = system.mass.expand(history, -1), system.work.expand(history)
+    mass, work = (leaf.expand(history, *leaf.shape) for leaf in (system.mass, system.work))
     return System(mass, window.position, window.velocity, window.time, work)
 
 

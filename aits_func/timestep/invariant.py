@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from ..base.types import System
-from ..physics.gravity import Derivatives, Gravity, kinetic_energy
+from ..physics.gravity import Derivatives, Gravity, kinetic_energy, work_on_all
 from ..physics.invariants import to_centre_of_mass
 from ..physics.pair_criteria import free_fall_rate_squared
 from ..physics.pairs import pair_difference, pair_rows
@@ -143,7 +143,7 @@ def _whole_terms(
     weight = system.mass[:, None]
     products = torch.stack([a * a, j * j, s * s, a * j, v * s])
     a_a, j_j, s_s, a_j, v_s = (weight * products).sum((1, 2)).unbind()
-    energy = (kinetic + potential - system.work) / unit
+    energy = (kinetic + potential - work_on_all(system)) / unit
     size = kinetic + potential.abs()
     virial = torch.where(size > 0, kinetic / torch.where(size > 0, size, 1.0), 0.0)
     numerators = torch.stack([attracted.to(energy), a_j, v_s, _root(s_s)])

@@ -13,11 +13,12 @@ from torch.func import jvp
 
 from ..base.tree import map_leaves, select
 from ..base.types import Params, System, Window
-from ..physics.gravity import Gravity, in_double, kinetic_energy
+from ..physics.gravity import Gravity, in_double
 from ..physics.pairs import pair_distance
 from ..physics.scheme import Scheme, SchemeStep, all_valid, join, reverse_velocities
 from ..physics.step_function import StepFunction
 from .binding import bind
+from .energies import energies, largest, potentials_of
 from .policy import Policy
 from .window import empty_window, push
 
@@ -37,22 +38,25 @@ _LANDING_ITERATIONS = 6  # of the secant method: six steps leave rounding alone,
 class Start(NamedTuple):
     """What a system is measured against, and where it has to stop."""
 
-    energy: Tensor  # () float64  E₀
-    scale: Tensor  # () float64  |E₀|, or K₀ + |W₀|
+    energy: Tensor  # () float64  E₀; with massless bodies (1 + N,), theirs besides (see `energies`)
+    scale: Tensor  # the same; what errors of them are relative to
     time: Tensor  # ()  time
     min_dt: Tensor  # ()  time; the floor of a step
     max_steps: Tensor  # ()  int64; steps after which the run ends
 
 
 class Statistics(NamedTuple):
-    """What adds up along a run. Shapes: all ()."""
+    """What adds up along a run. Shapes: () where none is given.
+
+    |E − E₀| / scale is the largest of a system's error and those of its massless bodies.
+    """
 
     over_threshold: Tensor  # int64; steps whose own energy error reached the threshold
     max_error: Tensor  # largest |E − E₀| / scale
     max_potential_error: Tensor  # largest |E − E₀| / |W(t)|
     error_integral: Tensor  # ∫ |E − E₀| / scale dt, time
-    signed_integral: Tensor  # ∫ (E − E₀) / scale dt, time
-    moment: Tensor  # ∫ (t − t₀) (E − E₀) / scale dt, time²
+    signed_integral: Tensor  # () or (1 + N,)  ∫ (E − E₀) / scale dt of each energy, time
+    moment: Tensor  # () or (1 + N,)  ∫ (t − t₀) (E − E₀) / scale dt of each, time²
     closest_distance: Tensor  # length; of any pair at the end of any step; infinite if not watched
     encounter_time: Tensor  # time at which a pair first was closer than asked; infinite: never
     escape_time: Tensor  # time at which a body was first found to escape; infinite: never
@@ -69,7 +73,7 @@ class Run(NamedTuple):
     status: Tensor  # () int64
     steps: Tensor  # () int64; predicted steps
     output_steps: Tensor  # () int64; side steps to outputs, and steps that passed one and were forgotten
-    energy: Any  # () float64  E, to weigh the next step by
+    energy: Any  # () or (1 + N,) float64  E, to weigh the next step by
     error: Tensor  # ()  |E − E₀| / scale; without statistics 0, or NaN if the state is not finite
     statistics: Any  # `Statistics`; without them it and energy are the empty tree
 
@@ -103,6 +107,7 @@ def build_stepper(
     history_len: int,
     energy_threshold: float,
     watch: Watch,
+    energy_scale: str = "total",
     statistics: bool = True,
     block: int = 1,
 ) -> Stepper:
@@ -115,6 +120,7 @@ def build_stepper(
         history_len: H of the windows.
         energy_threshold: what a step's own error is counted against.
         watch: which events are looked for.
+        energy_scale: one of `ENERGY_SCALES`.
         statistics: False to weigh no energies and look for no events on the way, which costs more than a leapfrog step.
         block: steps of one ``advance``, which are judged together; without statistics, and towards no target.
 
@@ -130,7 +136,7 @@ def build_stepper(
     def fresh(system: System, window: Window, carry: Any, energy: Tensor) -> Run:
         zero = torch.zeros_like(system.time)
         count = torch.zeros_like(zero, dtype=torch.int64)
-        kept = (energy, zero, _no_statistics(system, watch)) if statistics else ((), zero, ())
+        kept = (energy, zero, _no_statistics(system, energy, watch)) if statistics else ((), zero, ())
         return Run(system, window, carry, zero, count, count, count, *kept)
 
     def turn(params: Params, run: Run) -> Run:
@@ -148,10 +154,10 @@ def build_stepper(
             error = torch.where(_is_finite(after), torch.zeros_like(out.dt), torch.full_like(out.dt, math.nan))
             return Run(after, window, out.carry, out.dt, run.status, run.steps + block, run.output_steps, (), error, ())
         heavy = in_double(after)
-        potential = gravity.potential_energy(heavy)
-        energy = kinetic_energy(heavy) + potential - heavy.work
-        error = ((energy - start.energy) / start.scale).to(out.dt.dtype)
-        over = (energy - run.energy).abs() / start.scale >= energy_threshold
+        energy = energies(heavy, gravity, energy_scale)
+        errors = ((energy - start.energy) / start.scale).to(out.dt.dtype)
+        over = largest((energy - run.energy).abs() / start.scale) >= energy_threshold
+        depth = potentials_of(heavy, gravity, energy_scale)
         return Run(
             after,
             window,
@@ -161,8 +167,8 @@ def build_stepper(
             run.steps + 1,
             run.output_steps,
             energy,
-            error.abs(),
-            _add_up(run.statistics, start, after, out.dt, error, potential, over, watch, gravity.G, gravity.softening),
+            largest(errors.abs()),
+            _add_up(run.statistics, start, after, out.dt, errors, depth, over, watch, gravity.G),
         )
 
     def stage(params: Params, size: Tensor, run: Run, out: SchemeStep) -> SchemeStep:
@@ -254,14 +260,15 @@ def _is_finite(system: System) -> Tensor:
     return system.position.isfinite().all() & system.velocity.isfinite().all()
 
 
-def _no_statistics(system: System, watch: Watch) -> Statistics:
+def _no_statistics(system: System, energy: Tensor, watch: Watch) -> Statistics:
     zero, never = torch.zeros_like(system.time), torch.full_like(system.time, math.inf)
+    of_each = torch.zeros_like(energy, dtype=zero.dtype)
     none = torch.zeros_like(zero, dtype=torch.int64)
     closest, met = never, never
     if watch.encounter_distance > 0:
         closest = pair_distance(system.position, 0.0).amin()
         met = torch.where(closest < watch.encounter_distance, system.time, never)
-    return Statistics(none, zero, zero, zero, zero, zero, closest, met, never, none - 1)
+    return Statistics(none, zero, zero, zero, of_each, of_each, closest, met, never, none - 1)
 
 
 def _add_up(
@@ -269,22 +276,22 @@ def _add_up(
     start: Start,
     after: System,
     dt: Tensor,
-    error: Tensor,
-    potential: Tensor,
+    errors: Tensor,
+    depth: Tensor,
     over_threshold: Tensor,
     watch: Watch,
     G: float,
-    softening: float,
 ) -> Statistics:
-    size = error.abs()
-    potential_error = (size * start.scale / potential.abs()).to(size.dtype)
+    size, change = largest(errors.abs()), errors.abs() * start.scale
+    none = change == 0  # so that what has no potential energy, and needs none, has no error of it
+    potential_error = largest((torch.where(none, change, change / depth)).to(size.dtype))
     new = so_far._replace(
         over_threshold=so_far.over_threshold + over_threshold,
         max_error=torch.maximum(so_far.max_error, size),
         max_potential_error=torch.maximum(so_far.max_potential_error, potential_error),
         error_integral=so_far.error_integral + size * dt,
-        signed_integral=so_far.signed_integral + error * dt,
-        moment=so_far.moment + (after.time - dt / 2 - start.time) * error * dt,
+        signed_integral=so_far.signed_integral + errors * dt,
+        moment=so_far.moment + (after.time - dt / 2 - start.time) * errors * dt,
     )
     if watch.encounter_distance > 0:
         distance = pair_distance(after.position, 0.0).amin()

@@ -17,7 +17,7 @@ from ..physics.scheme import Scheme, SchemeStep, check_traits
 from ..physics.schemes import as_scheme
 from ..physics.step_function import StepFunction
 from .binding import bind
-from .energies import ENERGY_SCALES, weigh
+from .energies import ENERGY_SCALES, energies, largest, unseen, weigh
 from .policy import Policy, traits_of
 from .rounding import Limit, rounding_error
 
@@ -41,7 +41,11 @@ def attempt_single_step(
 
         ε = |E₁ − E₀| / |E₀|,   accepted  ⇔  ε < energy_threshold
 
-    with |E₀| no less than 10⁻¹² (K₀ + |W₀|). An inactive sample takes dt = 0, has ε = 0 and passes.
+    with |E₀| no less than 10⁻¹² (K₀ + |W₀|), and E the internal energy, that with the centre of mass at rest (with an
+    external field, in the field's frame). A massless body is judged by its own energy, h = ½v² + φ less the work that
+    the others do on it, relative to ½v² + |φ|, and ε is the largest of all. An inactive sample takes dt = 0, has ε = 0
+    and passes. A system with massless bodies that was made without `make_system` inside of ``vmap`` has no room for
+    that work: its ε is not known, and the step counts as exploded.
     In a scheme that carries ρ or W, these start afresh from the parameters at hand.
 
     A step whose energy is not finite would poison the gradient of a whole minibatch, as a mask
@@ -58,7 +62,8 @@ def attempt_single_step(
         n_steps: integrator steps of one dt in the direct scheme, steps of any other scheme; ≥ 1.
         energy_threshold: on ε, > 0.
         energy_scale: "total" divides by |E₀|; "kinetic" by K₀ + |W₀|, for systems with E₀ ≈ 0; "source" as
-            `relative_energy_error` without a scale, which is the source system's number, and bound to a unit.
+            `relative_energy_error` without a scale, which is the source system's number: bound to a unit and to the
+            frame that is given, and blind to massless bodies.
 
     Returns:
         (system after, `StepInfo`; its dt is the mean of the n_steps). Where the step exploded, or ρ or W was no longer
@@ -76,8 +81,11 @@ def attempt_single_step(
         rule = _start_with(bind(policy, params, sample.window, scheme=whole, gravity=gravity), system, tau)
         rule, size = _hold(rule, held), torch.where(held, torch.zeros_like(factor), factor)
         out = whole.step(rule, system, whole.init(rule, system), size)
-        energy_after = gravity.energy(in_double(out.system))
-        _, error = check_energy_threshold(energy_before, energy_after, energy_threshold, scale=scale)
+        energy_after = energies(in_double(out.system), gravity, energy_scale)
+        _, errors = check_energy_threshold(energy_before, energy_after, energy_threshold, scale=scale)
+        error = largest(errors)
+        if energy_scale != "source":
+            error = torch.where(unseen(system), torch.full_like(error, torch.nan), error)
         return out, error.to(tau.dtype)
 
     tau = policy.apply(params, system, sample.window)

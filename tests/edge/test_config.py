@@ -98,7 +98,7 @@ def test_a_field_is_a_table_above_the_sections_or_in_one():
     assert train({"field": field, "train": {"field": {}}}).field == {}
 
 
-def test_the_source_preset_is_the_source_system():
+def test_the_source_preset_has_the_features_network_optimizer_and_loss_of_the_source_system():
     config = train({"train": {"preset": "source"}})
     for key, value in SOURCE_PRESET.items():
         assert getattr(config, key) == value, key

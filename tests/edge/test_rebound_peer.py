@@ -29,6 +29,7 @@ from aits_func.edge.rebound_peer import (
 from aits_func.physics.gravity import build_gravity
 from aits_func.physics.initial_conditions import binaries, gaussian_cluster, hierarchical_triple
 from aits_func.physics.known_orbits import KNOWN_ORBITS, known_orbit
+from aits_func.physics.orbits import two_body_orbit
 
 rebound = pytest.importorskip("rebound")
 
@@ -155,7 +156,7 @@ def test_statistics_of_made_up_samples_are_those_of_the_formulas():
     energy = torch.tensor([-2.0, -1.0, -2.5, -1.5], dtype=torch.float64)  # ε = 0, 1/2, −1/4, 1/4
     potential = torch.tensor([-4.0, -2.0, -10.0, -5.0], dtype=torch.float64)
     final, largest, scaled, mean, slope = rebound_peer._energy_statistics(
-        rebound_peer._Samples(time, energy, potential)
+        rebound_peer._Samples(time, energy, potential.abs(), energy.abs())
     )
     # Exact in binary: no tolerance.
     assert (final, largest, scaled) == (0.25, 0.5, 0.5)
@@ -166,7 +167,7 @@ def test_statistics_of_made_up_samples_are_those_of_the_formulas():
 def test_the_drift_slope_of_an_error_that_grows_linearly_is_its_rate():
     time = torch.linspace(0, 1, 1001, dtype=torch.float64) ** 2 * 5  # uneven steps
     energy = -3.0 * (1 - 0.01 * time)  # ε = 0.01 t
-    slope = rebound_peer._energy_statistics(rebound_peer._Samples(time, energy, energy))[-1].item()
+    slope = rebound_peer._energy_statistics(rebound_peer._Samples(time, energy, energy.abs(), energy.abs()))[-1].item()
     # A sum of 1000 steps for an integral, of first order in their length.
     assert slope == pytest.approx(0.01, rel=2e-3)
 
@@ -175,7 +176,7 @@ def test_a_constant_error_has_no_drift():
     time = torch.linspace(0, 1, 101, dtype=torch.float64) ** 3
     energy = torch.full_like(time, -1.1)
     energy[0] = -1.0
-    slope = rebound_peer._energy_statistics(rebound_peer._Samples(time, energy, energy))[-1].item()
+    slope = rebound_peer._energy_statistics(rebound_peer._Samples(time, energy, energy.abs(), energy.abs()))[-1].item()
     assert abs(slope) < 1e-14  # a hundred terms of at most 0.01 cancel, to rounding
 
 
@@ -301,6 +302,52 @@ def test_units_and_the_start_of_the_clock_do_not_matter(integrator):
 def test_every_system_has_its_own_time_to_end():
     result = run(triples(), "leapfrog", t_end=torch.tensor([0.5, 1.5]))
     assert result.end_time.tolist() == [0.5, 1.5]
+
+
+@pytest.mark.parametrize("integrator", INTEGRATORS)
+def test_how_a_system_moves_as_a_whole_is_no_energy(integrator):
+    here = triples()
+    there = here._replace(velocity=here.velocity + torch.tensor([5.0, -2.0], dtype=torch.float64))
+    reports = [run(systems, integrator) for systems in (here, there)]
+    for name in ("final_energy_error", "max_energy_error", "mean_energy_error", "max_error_over_potential"):
+        ours, theirs = (getattr(report, name) for report in reports)
+        # A speed of 5 is rounded by 1e-15, and rounds every place that it leads to.
+        torch.testing.assert_close(theirs, ours, rtol=1e-6, atol=1e-12)
+
+
+def test_an_orbit_of_a_test_particle_about_a_moving_star_is_judged_by_its_own_energy():
+    e, T = 0.9, 2 * math.pi
+    start = make_system(
+        torch.tensor([[1.0, 0.0]], dtype=torch.float64),
+        torch.tensor([[[0.0, 0.0], [1 - e, 0.0]]], dtype=torch.float64),
+        torch.tensor([[[0.1, 0.0], [0.1, math.sqrt((1 + e) / (1 - e))]]], dtype=torch.float64),
+    )
+    good, bad = run(start, t_end=T), run(start, "leapfrog", tolerance=0.4, t_end=T)
+    assert good.max_energy_error < 1e-14  # of ½v² + |φ| = 19.5
+    simulation = simulation_of(take(start, 0))
+    simulation.integrator, simulation.dt = "leapfrog", T / math.ceil(T / 0.4 / 0.1**1.5)
+    simulation.integrate(T - simulation.dt / 2, exact_finish_time=0)
+    star, particle = simulation.particles
+    d, v = math.dist(particle.xyz, star.xyz), math.dist(particle.vxyz, star.vxyz)
+    specific = v**2 / 2 - 1 / d
+    assert specific != pytest.approx(-0.5, abs=1e-3)
+    assert float(bad.final_energy_error) == pytest.approx(abs(specific + 0.5) / 19.5, rel=1e-8)
+
+
+def test_the_error_of_a_comet_is_as_small_as_that_of_its_jacobi_constant():
+    """IAS15 to rounding, in the restricted problem: the work is summed between its steps without an error of its own."""
+    pair = two_body_orbit(mass=[1.0, 0.1], semi_major_axis=1.0, eccentricity=0.0)
+    comet = make_system(
+        torch.cat([pair.mass, pair.mass.new_zeros(1)])[None],
+        torch.cat([pair.position, pair.position.new_tensor([[0.0, 1.6]])])[None],
+        torch.cat([pair.velocity, pair.velocity.new_tensor([[-0.5, 0.3]])])[None],
+    )
+    for mode in ("global", "prs23"):
+        result = run(comet, adaptive_mode=mode, t_end=6.0)
+        assert result.status == FINISHED
+        assert result.max_energy_error < 1e-13
+    coarse = run(comet, "leapfrog", tolerance=0.05, t_end=6.0)
+    assert coarse.max_energy_error > 1e-6
 
 
 @pytest.mark.parametrize("name", PEERS)

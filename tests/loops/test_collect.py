@@ -536,11 +536,13 @@ def test_energies_far_from_one_are_no_reason_to_refuse_a_system(dtype, energy_sc
         init_population(systems, gravity=build_gravity(G=G), energy_scale=energy_scale)
 
 
-def test_a_single_massive_body_leaves_no_energy_on_either_scale():
+def test_a_single_massive_body_is_judged_by_its_test_particle_and_has_no_energy_on_the_scale_of_the_source():
     lonely = binaries(0, 2, mass_ratio=(0.0, 0.0))
     for scale in ("total", "kinetic"):
-        with pytest.raises(ValueError, match=r"systems\[0\]: system 0 has neither kinetic nor potential energy"):
-            init_population(lonely, gravity=GRAVITY, energy_scale=scale)
+        (group,) = init_population(lonely, gravity=GRAVITY, energy_scale=scale)
+        assert group.sample.system.work.shape == (2, 3)
+    with pytest.raises(ValueError, match=r"systems\[0\]: system 0 has neither kinetic nor potential energy"):
+        init_population(lonely, gravity=GRAVITY, energy_scale="source")
 
 
 def test_a_field_that_is_infinite_at_the_start_is_refused():

@@ -232,7 +232,7 @@ def test_the_clock_advances_by_the_steps_and_the_masses_stay(name):
     # The stages of a composition sum to 1 but for the rounding of up to 15 numbers below 2, at each of 4 steps.
     torch.testing.assert_close(after.time, system.time + 0.5, rtol=0, atol=1e-14 if "yoshida" in name else 0)
     assert torch.equal(after.mass, system.mass)
-    assert after.work == 0
+    assert after.work[0] == 0  # that of a field; one of the bodies is massless
 
 
 @pytest.mark.parametrize("name", EVERY)

@@ -81,6 +81,16 @@ def turned(system, after, dt):
     )
 
 
+def without_work(system, after, dt):
+    """A leapfrog that knows nothing of the work on test particles."""
+    return after._replace(work=system.work)
+
+
+def half_the_work(system, after, dt):
+    """One that takes the bodies with mass to move at half their speed."""
+    return after._replace(work=(system.work + after.work) / 2)
+
+
 def impure(system, after, dt):
     system.velocity.add_(0.0 * dt).add_(1e-3)
     return after
@@ -108,6 +118,8 @@ DEFECTS = {
     "units": leapfrog(lambda s, a, dt: a._replace(velocity=a.velocity * (1 - 1e-3 * dt))),
     "derivatives": leapfrog(half_pulled),
     "test particles": leapfrog(lambda s, a, dt: a._replace(velocity=a.velocity - 1e-3 * a.velocity.mean(0))),
+    "test particle energy": leapfrog(without_work),
+    "test particle work": leapfrog(half_the_work),
     "symplectic": leapfrog(lambda s, a, dt: a._replace(velocity=a.velocity * (1 - 1e-3 * dt))),
     "compensated": forgetful,
     "pure": leapfrog(impure),
