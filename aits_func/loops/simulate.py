@@ -58,7 +58,7 @@ class SimulationInfo(NamedTuple):
     closest_distance: Tensor  # (B,) length; smallest pair distance at a step's end; infinite if not watched
     encounter_time: Tensor  # (B,) time at which a pair first came closer than encounter_distance; infinite: never
     escape_time: Tensor  # (B,) time at which a body was first found to escape; infinite: never
-    escaper: Tensor  # (B,) int64, which body; −1: none
+    escaper: Tensor  # (B,) int64, which body, of a group that leaves together its first; −1: none
     recording: Recording
     outputs: tuple[System, ...]  # the systems at each of output_times; where a run ended before, its last state
 
