@@ -51,8 +51,8 @@ class SimulationInfo(NamedTuple):
     max_potential_error: Tensor  # (B,) maximum of |E − E₀| / |W(t)|, W the potential energy
     mean_energy_error: Tensor  # (B,) time average (1/T) ∫ |E − E₀| / scale dt
     energy_drift: Tensor  # (B,) 1 / time; slope of a least-squares line through (E − E₀) / scale over time
-    momentum_residual: Tensor  # (B,) |P − P₀|, mass · length / time
-    angular_momentum_residual: Tensor  # (B,) |L − L₀|, mass · length² / time
+    momentum_residual: Tensor  # (B,) float64  |P − P₀|, mass · length / time
+    angular_momentum_residual: Tensor  # (B,) float64  |L − L₀|, mass · length² / time
     return_error: Tensor  # (B,) max |x − x₀| / rms radius after the way back; infinite if failed, NaN if not asked for
     mean_dt: Tensor  # (B,) time
     closest_distance: Tensor  # (B,) length; smallest pair distance at a step's end; infinite if not watched
@@ -235,8 +235,9 @@ def _report(
     end, stats = runs.system, runs.statistics
     elapsed = end.time - start.time
     span = torch.where(elapsed > 0, elapsed, torch.ones_like(elapsed))
-    momentum = vmap(linear_momentum)(end) - vmap(linear_momentum)(start)
-    spin = vmap(angular_momentum)(end) - vmap(angular_momentum)(start)
+    first, last = in_double(start), in_double(end)  # as energies are: in metres and kilograms m x × v is no float32
+    momentum = vmap(linear_momentum)(last) - vmap(linear_momentum)(first)
+    spin = vmap(angular_momentum)(last) - vmap(angular_momentum)(first)
     return SimulationInfo(
         status=runs.status,
         steps=runs.steps,
