@@ -92,8 +92,28 @@ def _row_major(shape: torch.Size) -> tuple[int, ...]:
 
 
 def global_norm(tree: Any) -> Tensor:
-    """Euclidean norm of all leaves together, shape ()."""
-    return torch.stack([leaf.pow(2).sum() for leaf in leaves(tree)]).sum().sqrt()
+    """Euclidean norm of all leaves together, shape (), wherever it is a number; not finite if an element is not.
+
+    Its derivative where all are 0 is 0.
+    """
+    size, unit = scaled_norm(tree)
+    return size * unit
+
+
+def scaled_norm(tree: Any) -> tuple[Tensor, Tensor]:
+    """Euclidean norm of all leaves together, as a number and the unit that it is in, () each: neither overflows.
+
+    Squares of elements beyond the root of the largest number, or below that of the smallest, are none. So elements are
+    divided by the mean of their sizes first (which a native loop can sum; a maximum over many elements it cannot).
+    """
+    some = [leaf for leaf in leaves(tree) if leaf.numel()]
+    count = sum(leaf.numel() for leaf in some)
+    mean = torch.stack([(leaf.detach().abs() / count).sum() for leaf in some]).sum()
+    least = torch.finfo(mean.dtype).tiny ** 0.5  # 0 as well is divided by a number
+    unit = torch.where(mean.isfinite(), mean, torch.ones_like(mean)).clamp(min=least)
+    square = torch.stack([(leaf / unit).pow(2).sum() for leaf in some]).sum()
+    positive = square > 0  # masked before and after the root, whose derivative at 0 is infinite; NaN stays NaN
+    return torch.where(positive, torch.where(positive, square, torch.ones_like(square)).sqrt(), square), unit
 
 
 def named_leaves(tree: Any) -> dict[str, Tensor]:

@@ -112,8 +112,8 @@ def levenberg_marquardt(
     ) -> tuple[Params, LevenbergMarquardtState]:
         elements = problem.rows * sum(leaf.numel() for leaf in tree.leaves(params))
         solve = _solve_dense if elements <= budget else _solve_matrix_free(iterations)
-        updates, before, promised = solve(problem, state.damping, params)
-        after = problem.values(apply_updates(params, updates)).pow(2).sum()
+        updates, unit, before, promised = solve(problem, state.damping, params)
+        after = (problem.values(apply_updates(params, updates)) / unit).pow(2).sum()
         good, idle = (after < before) & after.isfinite(), before == 0
         gain = ((before - after) / _or_one(promised)).double()
         factor = torch.where(good, torch.clamp(1 - (2 * gain - 1) ** 3, min=1 / 3), state.growth)
@@ -131,22 +131,38 @@ def levenberg_marquardt(
     return LeastSquares(init, update)
 
 
-def _solve_dense(problem: Residuals, damping: Tensor, params: Params) -> tuple[Params, Tensor, Tensor]:
-    """(δ, |r|², what the linear model promises |r|² to lose)."""
+def _solve_dense(problem: Residuals, damping: Tensor, params: Params) -> tuple[Params, Tensor, Tensor, Tensor]:
+    """(δ, the unit of residuals (), |r|² in it, what the linear model promises |r|² to lose).
+
+    In units of the largest residual and the largest slope, as the squares of either may be no numbers.
+    """
     r, rows = problem.jacobian(params)
     columns = [leaf.reshape(len(r), -1) for leaf in tree.leaves(rows)]  # (R, p) each, P in all
-    scale = _scale(r, sum(((r @ x).pow(2).sum() for x in columns), torch.zeros_like(r[0])))
+    unit, slope = _largest([r]), _largest(columns)
+    r = r / unit
+    scale = _scale(r, sum((((r @ x) / slope).pow(2).sum() for x in columns), torch.zeros_like(r[0])))
     shift = cast_like(damping, r) * scale
     diagonal = shift * torch.eye(len(r), dtype=r.dtype, device=r.device)
-    factor, failed = torch.linalg.cholesky_ex(_lower_gram(columns) + diagonal)
+    factor, failed = torch.linalg.cholesky_ex(_lower_gram(columns, slope) + diagonal)
     y = torch.cholesky_solve(r[:, None], factor)[:, 0]
     y = torch.where(failed == 0, y, torch.full_like(y, torch.nan))  # refused, and damped more
-    step = [-(y @ x).reshape(leaf.shape) for x, leaf in zip(columns, tree.leaves(params), strict=True)]
-    return tree.replace_leaves(params, step), r @ r, r @ r - shift**2 * (y @ y)  # r + Jδ = λ s y
+    step = [
+        (-(y @ x) / slope * (unit / slope)).reshape(leaf.shape)
+        for x, leaf in zip(columns, tree.leaves(params), strict=True)
+    ]
+    return tree.replace_leaves(params, step), unit, r @ r, r @ r - shift**2 * (y @ y)  # r + Jδ = λ s y
 
 
-def _lower_gram(columns: list[Tensor]) -> Tensor:
-    """J Jᵀ, (R, R), without most of what lies above its diagonal: Cholesky's method does not look there.
+def _largest(parts: list[Tensor]) -> Tensor:
+    """The largest size of an element, (), to divide by: 1 where there is none, or it is no number."""
+    sizes = [part.detach().abs().amax() for part in parts if part.numel()]
+    largest = torch.stack(sizes).amax()
+    usable = largest.isfinite() & (largest >= torch.finfo(largest.dtype).tiny)
+    return torch.where(usable, largest, torch.ones_like(largest))
+
+
+def _lower_gram(columns: list[Tensor], slope: Tensor) -> Tensor:
+    """J Jᵀ over slope², (R, R), without most of what lies above its diagonal: Cholesky's method does not look there.
 
     Leaf by leaf, as J in one piece would be a copy, and block by block, which saves a third of the time: this product
     is most of a step.
@@ -154,22 +170,25 @@ def _lower_gram(columns: list[Tensor]) -> Tensor:
     count, rows = len(columns[0]), []
     for start in range(0, count, _BLOCK):
         stop = min(start + _BLOCK, count)
-        products = [x[start:stop] @ x[:stop].mT for x in columns]
+        products = [(x[start:stop] / slope / slope) @ x[:stop].mT for x in columns]
         rows.append(torch.nn.functional.pad(sum(products[1:], products[0]), (0, count - stop)))
     return torch.cat(rows)
 
 
-def _solve_matrix_free(iterations: int) -> Callable[..., tuple[Params, Tensor, Tensor]]:
-    """The same without J, by conjugate gradients for (J Jᵀ + λ s I) y = r."""
+def _solve_matrix_free(iterations: int) -> Callable[..., tuple[Params, Tensor, Tensor, Tensor]]:
+    """The same without J, by conjugate gradients for (J Jᵀ + λ s I) y = r; slopes are in units of that of Σ r²."""
 
-    def solve(problem: Residuals, damping: Tensor, params: Params) -> tuple[Params, Tensor, Tensor]:
+    def solve(problem: Residuals, damping: Tensor, params: Params) -> tuple[Params, Tensor, Tensor, Tensor]:
         r, pull = vjp(problem.values, params)[:2]
+        unit = _largest([r])
+        r = r / unit
+        slope = _largest(tree.leaves(pull(r)[0]))
 
         def transposed(y: Tensor) -> Params:
-            return pull(y)[0]
+            return tree.map_leaves(lambda leaf: leaf / cast_like(slope, leaf), pull(y)[0])
 
         def times_gram(y: Tensor) -> Tensor:
-            return jvp(problem.values, (params,), (transposed(y),))[1].to(r)
+            return jvp(problem.values, (params,), (transposed(y),))[1].to(r) / slope
 
         shift = cast_like(damping, r) * _scale(r, r @ times_gram(r))
         y, rest, direction = torch.zeros_like(r), r, r
@@ -183,7 +202,9 @@ def _solve_matrix_free(iterations: int) -> Callable[..., tuple[Params, Tensor, T
             direction = rest + torch.where(going, new / _or_one(size), torch.zeros_like(size)) * direction
             size = new
         left = shift * y + rest  # r + Jδ, of whatever y the iterations have come to
-        return tree.map_leaves(torch.neg, transposed(y)), start, start - left @ left
+        factor = -unit / slope
+        step = tree.map_leaves(lambda leaf: cast_like(factor, leaf) * leaf, transposed(y))
+        return step, unit, start, start - left @ left
 
     return solve
 

@@ -207,7 +207,9 @@ def build_optimizer(
     builders = {"sgd": partial(sgd, momentum=momentum), "adam": adam, "adamw": adamw}
     decay = {} if weight_decay is None else {"weight_decay": weight_decay}
     optimizer = builders[name](learning_rate, **decay)
-    return skip_nonfinite(optimizer if clip_norm is None else chain(clip_by_global_norm(clip_norm), optimizer))
+    if clip_norm is None:
+        return skip_nonfinite(optimizer)
+    return skip_nonfinite(chain(clip_by_global_norm(clip_norm), optimizer), squares=False)  # what is clipped is small
 
 
 def _build_adam(

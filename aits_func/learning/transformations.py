@@ -123,8 +123,8 @@ def clip_by_global_norm(max_norm: float | Tensor) -> GradientTransformation:
     """Shorten the gradient to a norm of at most c: g min(1, c / (‖g‖ + 10⁻⁶)), ‖g‖ of all leaves together.
 
     The 10⁻⁶ is that of ``torch.nn.utils.clip_grad_norm_``: a gradient that is clipped ends a
-    millionth (absolute, before the scaling, in the unit of the gradient) short of c. As there, a norm that overflows
-    gives 0.
+    millionth (absolute, before the scaling, in the unit of the gradient) short of c. There a norm whose square
+    overflows gives 0; here every finite gradient is shortened, one of 10²⁰⁰ or one whose norm itself overflows too.
 
     Args:
         max_norm: c > 0, a number or a () tensor, in the unit of the gradient.
@@ -140,10 +140,14 @@ def clip_by_global_norm(max_norm: float | Tensor) -> GradientTransformation:
     require_positive("clip_by_global_norm", "max_norm", max_norm, "1.0")
 
     def update(grads: Params, state: tuple[()], params: Params) -> tuple[Params, tuple[()]]:
-        # not tree.global_norm: its root has derivative infinity where all gradients are 0
-        square = torch.stack([leaf.pow(2).sum() for leaf in tree.leaves(grads)]).sum()
-        factor = (max_norm / (safe_root(square) + 1e-6)).clamp(max=1.0)
-        return tree.map_leaves(lambda leaf: leaf * cast_like(factor, leaf), grads), state
+        size, unit = tree.scaled_norm(grads)
+        length = max_norm / (size + 1e-6 / unit)  # that is left, over the size; a factor on grads might underflow
+        short = length >= unit
+
+        def shorten(leaf: Tensor) -> Tensor:
+            return torch.where(short, leaf, leaf / cast_like(unit, leaf) * cast_like(length, leaf))
+
+        return tree.map_leaves(shorten, grads), state
 
     return GradientTransformation(lambda params: (), update)
 
@@ -178,18 +182,19 @@ def chain(*transformations: GradientTransformation) -> GradientTransformation:
     return GradientTransformation(init, update)
 
 
-def skip_nonfinite(inner: GradientTransformation) -> GradientTransformation:
+def skip_nonfinite(inner: GradientTransformation, *, squares: bool = True) -> GradientTransformation:
     """Leave out the updates whose gradient is not finite: Δ = 0, and the inner state stays.
 
-    "Not finite" means that the norm of all leaves together is not: an element is NaN or infinite,
-    or so large (1e154 in float64, 1e19 in float32) that its square is. Adam's second moment would
-    be infinite from then on, and all later updates 0.
+    "Not finite" means that the norm of all leaves together is not: an element is NaN or infinite. With ``squares``
+    it means that the square of the norm is not: an element may also be so large (1e154 in float64, 1e19 in float32)
+    that Adam's second moment would be infinite from then on, and all later updates 0.
 
     The gradient is set to 0 before it enters ``inner``, not only the updates after: the derivative
     of ``where`` is NaN if the branch not taken is.
 
     Args:
         inner: the transformation to protect. To protect a chain, put this around the whole of it.
+        squares: whether it squares what it is given; False if it clips first.
 
     Returns:
         A `GradientTransformation` with state `SkipState`, which counts what it skipped.
@@ -202,7 +207,8 @@ def skip_nonfinite(inner: GradientTransformation) -> GradientTransformation:
         return SkipState(inner.init(params), count_zero(params))
 
     def update(grads: Params, state: SkipState, params: Params) -> tuple[Params, SkipState]:
-        usable = tree.global_norm(grads).isfinite()
+        size, unit = tree.scaled_norm(grads)
+        usable = ((size * unit) ** 2 if squares else size).isfinite()
         zeros = tree.map_leaves(torch.zeros_like, grads)
         updates, after = inner.update(tree.select(usable, grads, zeros), state.inner, params)
         skipped = state.skipped + usable.logical_not().to(state.skipped.dtype)

@@ -9,7 +9,7 @@ from torch.func import vmap
 from ..base.check import require
 from ..base.tree import cast
 from ..base.types import Params, System
-from ..physics.gravity import Gravity
+from ..physics.gravity import Gravity, in_double
 from ..physics.integrators import Integrator
 from ..physics.invariants import centre_of_mass
 from ..physics.scheme import Scheme
@@ -104,8 +104,9 @@ def natural_spin(systems: System, gravity: Gravity) -> Tensor:
         gravity: supplies G.
 
     Returns:
-        (B,), mass · length² / time.
+        (B,), mass · length² / time, in float64: in metres and kilograms it is no float32.
     """
+    systems = in_double(systems)
     mass = systems.mass.sum(-1)
     centre = vmap(centre_of_mass)(systems)[0]
     radius = (systems.position - centre[:, None]).pow(2).sum(-1).mean(-1).sqrt()

@@ -54,14 +54,14 @@ class SimulationInfo(NamedTuple):
     max_potential_error: Tensor  # (B,) maximum of |E − E₀| / |W(t)|, W the potential energy
     mean_energy_error: Tensor  # (B,) time average (1/T) ∫ |E − E₀| / scale dt
     energy_drift: Tensor  # (B,) 1 / time; slope of a least-squares line through (E − E₀) / scale over time, the steepest
-    momentum_residual: Tensor  # (B,) |P − P₀|, mass · length / time
-    angular_momentum_residual: Tensor  # (B,) |L − L₀|, mass · length² / time
+    momentum_residual: Tensor  # (B,) float64  |P − P₀|, mass · length / time
+    angular_momentum_residual: Tensor  # (B,) float64  |L − L₀|, mass · length² / time
     return_error: Tensor  # (B,) max |x − x₀| / rms radius after the way back; infinite if failed, NaN if not asked for
     mean_dt: Tensor  # (B,) time
     closest_distance: Tensor  # (B,) length; smallest pair distance at a step's end; infinite if not watched
     encounter_time: Tensor  # (B,) time at which a pair first came closer than encounter_distance; infinite: never
     escape_time: Tensor  # (B,) time at which a body was first found to escape; infinite: never
-    escaper: Tensor  # (B,) int64, which body; −1: none
+    escaper: Tensor  # (B,) int64, which body, of a group that leaves together its first; −1: none
     recording: Recording
     outputs: tuple[System, ...]  # the systems at each of output_times; where a run ended before, its last state
 
@@ -242,8 +242,9 @@ def _report(
     end, stats = runs.system, runs.statistics
     elapsed = end.time - start.time
     span = torch.where(elapsed > 0, elapsed, torch.ones_like(elapsed))
-    momentum = vmap(linear_momentum)(end) - vmap(linear_momentum)(start)
-    spin = vmap(angular_momentum)(end) - vmap(angular_momentum)(start)
+    first, last = in_double(start), in_double(end)  # as energies are: in metres and kilograms m x × v is no float32
+    momentum = vmap(linear_momentum)(last) - vmap(linear_momentum)(first)
+    spin = vmap(angular_momentum)(last) - vmap(angular_momentum)(first)
     return SimulationInfo(
         status=runs.status,
         steps=runs.steps,

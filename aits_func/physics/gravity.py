@@ -157,11 +157,12 @@ def _acceleration_pair_by_pair(mass: Tensor, position: Tensor, G: float, softeni
     """The same, every pair once, written out for a compiler."""
     bodies = mass.shape[0]
     difference = pair_difference(position)
-    pull = G * (difference.pow(2).sum(-1) + softening**2).rsqrt().pow(3)[:, None] * difference
+    pull = (difference.pow(2).sum(-1) + softening**2).rsqrt().pow(3)[:, None] * difference
+    attraction = G * mass  # first: in metres and kilograms G/R³ has no digits in float32, and then none
     sums = list(torch.zeros_like(position).unbind(0))
     for pair, (i, j) in enumerate(itertools.combinations(range(bodies), 2)):
-        sums[i] = sums[i] + mass[j] * pull[pair]
-        sums[j] = sums[j] - mass[i] * pull[pair]
+        sums[i] = sums[i] + attraction[j] * pull[pair]
+        sums[j] = sums[j] - attraction[i] * pull[pair]
     return torch.stack(sums)
 
 

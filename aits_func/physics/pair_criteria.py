@@ -1,6 +1,7 @@
 """Time-step criteria of ONE system that are made of times of its pairs i < j.
 
-r is the softened distance everywhere. P = N(N−1)/2 pairs; pair rates are (P,).
+r is the softened distance everywhere. P = N(N−1)/2 pairs; pair rates are (P,). Two massless bodies do not act on each
+other: their pair counts nothing, however close they pass.
 """
 
 import math
@@ -38,7 +39,7 @@ def free_fall(gravity: Gravity, *, eta: float = 0.02) -> Criterion:
 
 
 def fly_by(gravity: Gravity, *, eta: float = 0.02) -> Criterion:
-    """The shortest time in which a pair crosses its own distance, dt = η min_ij r/v.
+    """The shortest time in which a pair crosses its own distance, dt = η min_ij r/v, over pairs with mass.
 
     No bound at all while the bodies rest; combine it with free fall in a `p_norm` then.
 
@@ -47,7 +48,7 @@ def fly_by(gravity: Gravity, *, eta: float = 0.02) -> Criterion:
         eta: η > 0, the start value of the parameter ``log_eta``.
 
     Returns:
-        A `Criterion`; dt () is very large but finite if nothing moves.
+        A `Criterion`; dt () is very large but finite if nothing moves, or nothing has mass.
 
     Raises:
         ValueError: if eta is not > 0.
@@ -153,9 +154,10 @@ def free_fall_unit(gravity: Gravity, system: System) -> Tensor:
 
 
 def fly_by_rate_squared(gravity: Gravity, system: System) -> Tensor:
-    """v²/r² of the pairs i < j, (P,), 1 / time²."""
+    """v²/r² of the pairs i < j, (P,), 1 / time²; 0, with all derivatives, of two massless bodies."""
     speed_squared = pair_difference(system.velocity).pow(2).sum(-1)
-    return speed_squared / pair_distance(system.position, gravity.softening) ** 2
+    attract = pair_mass(system) > 0
+    return torch.where(attract, speed_squared, torch.zeros_like(speed_squared)) / _square(gravity, system)
 
 
 def pair_mass(system: System) -> Tensor:
@@ -202,11 +204,17 @@ def _fly_by_growth(gravity: Gravity, system: System) -> Tensor:
     """dτ/τ of fly-by times, (P,), 1 / time; of a pair at rest what stands there is never used."""
     speed_squared = pair_difference(system.velocity).pow(2).sum(-1)
     safe = torch.where(speed_squared > 0, speed_squared, torch.ones_like(speed_squared))
-    distance = pair_distance(system.position, gravity.softening)
+    distance = _square(gravity, system).sqrt()
     return _expansion(gravity, system) * (1 + gravity.G * pair_mass(system) / (safe * distance))
 
 
 def _expansion(gravity: Gravity, system: System) -> Tensor:
-    """(v·r)/r² of the pairs, (P,), 1 / time."""
+    """(v·r)/r² of the pairs, (P,), 1 / time; of two massless bodies what stands there is never used."""
     product = (pair_difference(system.position) * pair_difference(system.velocity)).sum(-1)
-    return product / pair_distance(system.position, gravity.softening) ** 2
+    return product / _square(gravity, system)
+
+
+def _square(gravity: Gravity, system: System) -> Tensor:
+    """r² of the pairs, (P,), and 1 of two massless bodies, so that nothing overflows there; not to be used."""
+    square = pair_difference(system.position).pow(2).sum(-1) + gravity.softening**2
+    return torch.where(pair_mass(system) > 0, square, torch.ones_like(square))

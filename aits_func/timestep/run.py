@@ -32,6 +32,7 @@ STATUS_NAMES = (
     "transformation not positive",  # ρ or W ≤ 0: h is too large for this encounter
     "arrived",  # on its way to a later time; never reported
 )
+_ROUNDS = 8  # in which bodies are put together that are bound: few, as each looks at all pairs
 _LANDING_ITERATIONS = 6  # of the secant method: six steps leave rounding alone, starting within a factor of 2
 
 
@@ -60,7 +61,7 @@ class Statistics(NamedTuple):
     closest_distance: Tensor  # length; of any pair at the end of any step; infinite if not watched
     encounter_time: Tensor  # time at which a pair first was closer than asked; infinite: never
     escape_time: Tensor  # time at which a body was first found to escape; infinite: never
-    escaper: Tensor  # int64, which body; −1: none
+    escaper: Tensor  # int64, which body, of a group its first; −1: none
 
 
 class Run(NamedTuple):
@@ -313,8 +314,11 @@ def _add_up(
 def escaping(system: System, distance: float, *, G: float) -> Tensor:
     """Which bodies leave for good, as far as two-body motion tells: (N,) bool.
 
-    A body escapes that is farther than ``distance`` from the centre of mass of the others, moves away from it, and is
-    not bound to it: ½v² > GM/r, M the total mass.
+    Bodies that are bound to each other are judged as one, as a member of a tight binary is often faster than its whole
+    system lets go: the two bodies of the shortest period are put together, then that group with the next, and so on
+    (see `_bound_groups`). A group escapes, with all its bodies, whose centre of mass is farther than ``distance`` from
+    that of all other bodies, moves away from it, and is not bound to it: ½v² > GM/r, M the total mass. What has more
+    than half of the mass stays: the others leave it.
 
     Args:
         system: one system.
@@ -322,14 +326,58 @@ def escaping(system: System, distance: float, *, G: float) -> Tensor:
         G: gravitational constant.
 
     Returns:
-        (N,) bool; False for a body that holds all of the mass.
+        (N,) bool.
     """
+    member = _bound_groups(system, G)
+    mass, (place, speed) = _groups(member, system)
     total = system.mass.sum()
-    rest = (total - system.mass)[:, None]
-    others = rest > 0
+    rest = (system.mass * ~member).sum(1)[:, None]  # exactly 0 where a group is everything
+    others = (rest > 0) & (rest >= mass[:, None])
     share = torch.where(others, total / torch.where(others, rest, torch.ones_like(rest)), torch.zeros_like(rest))
     weight = (system.mass / total)[:, None]
-    # xᵢ − (M X − mᵢ xᵢ)/(M − mᵢ) = (xᵢ − X) M/(M − mᵢ)
-    r, v = (share * (x - (weight * x).sum(0)) for x in (system.position, system.velocity))
+    # x_g − (M X − m_g x_g)/(M − m_g) = (x_g − X) M/(M − m_g)
+    r, v = (share * (x - (weight * y).sum(0)) for x, y in ((place, system.position), (speed, system.velocity)))
     radius, speed_squared = r.pow(2).sum(-1).sqrt(), v.pow(2).sum(-1)
-    return (radius > distance) & ((r * v).sum(-1) > 0) & (speed_squared * radius > 2 * G * total)
+    leaves = (radius > distance) & ((r * v).sum(-1) > 0) & (speed_squared * radius > 2 * G * total)
+    return (member & leaves[:, None]).any(0)
+
+
+def _bound_groups(system: System, G: float) -> Tensor:
+    """Which bodies belong together, (N, N) bool: row k are the members of the group whose first body is k, or empty.
+
+    In every round two groups become one that are bound, ½v² < GM/r with M the mass of both, and of which each has the
+    shortest period with the other; so tight pairs come before what they are part of. Of N bodies the groups are
+    complete after N − 2 rounds, when two are left; among more than `_ROUNDS` + 2, those of up to `_ROUNDS` + 1 are.
+    """
+    count = system.mass.shape[0]
+    number = torch.arange(count, device=system.mass.device)
+    itself = number[:, None] == number
+    member = itself
+    for _ in range(min(count - 2, _ROUNDS)):
+        mass, (place, speed) = _groups(member, system)
+        both = mass[:, None] + mass
+        square = (place[:, None] - place).pow(2).sum(-1)
+        speed_squared = (speed[:, None] - speed).pow(2).sum(-1)
+        real = member.any(1)
+        apart = real[:, None] & real & ~itself & (both > 0)
+        square, some = (torch.where(apart, x, torch.ones_like(x)) for x in (square, both))
+        # M^⅓/a, which falls as the period rises; > 0 if bound. Massless bodies are bound to bodies with mass alone.
+        tightness = some.pow(1 / 3) * (2 / square.sqrt() - speed_squared / (G * some))
+        tightness = torch.where(apart, tightness, torch.zeros_like(tightness))
+        best = tightness.amax(1, keepdim=True)
+        first = torch.where(tightness == best, number, count).amin(1)  # one of several alike
+        chosen = (first[:, None] == number) & (tightness > 0)
+        joined = (chosen & chosen.T) | itself
+        head = torch.where(joined, number, count).amin(1)  # of group k, the group that it becomes part of
+        member = (head[:, None] * member).sum(0) == number[:, None]
+    return member
+
+
+def _groups(member: Tensor, system: System) -> tuple[Tensor, tuple[Tensor, Tensor]]:
+    """Mass (N,), and place and velocity of the centre of mass (N, D), of groups; without mass those of body k."""
+    weight = system.mass * member
+    mass = weight.sum(1)
+    some = (mass > 0)[:, None]
+    share = weight / torch.where(some, mass[:, None], torch.ones_like(weight))
+    place, speed = (torch.where(some, (share[:, :, None] * x).sum(1), x) for x in (system.position, system.velocity))
+    return mass, (place, speed)

@@ -72,6 +72,28 @@ def test_a_step_is_that_of_the_damped_normal_equations(rows, budget):
     torch.testing.assert_close(flat(updates), expected, rtol=0, atol=tolerance)
 
 
+@pytest.mark.parametrize("budget", [2**25, 0], ids=["dense", "matrix-free"])
+@pytest.mark.parametrize(("of_slopes", "of_residuals"), [(600, 0), (-600, 0), (0, 600), (0, -600), (600, 600)])
+def test_a_step_knows_no_unit_where_the_squares_of_slopes_or_residuals_are_no_numbers(of_slopes, of_residuals, budget):
+    """J times 2^a and r times 2^b, with squares up to 2^1200, change the parameters by 2^(b-a) of what they did."""
+    (problem, matrix), zero = (
+        linear(4),
+        Line(torch.zeros(3, 2, dtype=torch.float64), torch.zeros((), dtype=torch.float64)),
+    )
+    right = -problem.values(zero)
+    slopes, shift = matrix * 2.0**of_slopes, right * 2.0**of_residuals
+    scaled = problem_of(lambda params: slopes @ flat(params) - shift, 4)
+    optimizer = levenberg_marquardt(0.3, budget=budget)
+    expected, known = optimizer.update(problem, optimizer.init(zero), zero)
+    updates, state = optimizer.update(scaled, optimizer.init(zero), zero)
+    assert (int(known.refused), int(state.refused)) == (0, 0)
+    # powers of two, but for the largest slope and residual, by which all is divided and multiplied again: roundings
+    torch.testing.assert_close(
+        flat(updates) * 2.0 ** (of_slopes - of_residuals), flat(expected), rtol=1e-11, atol=1e-13
+    )
+    torch.testing.assert_close(state.damping, known.damping, rtol=1e-10, atol=0)
+
+
 def test_almost_undamped_a_step_solves_linear_equations_by_the_smallest_change():
     problem, matrix = linear(4)
     params, _ = descend(levenberg_marquardt(1e-8), problem, start(), 1)

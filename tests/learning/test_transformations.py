@@ -7,7 +7,7 @@ import torch
 from torch.func import grad, vmap
 
 from aits_func.base import tree
-from aits_func.learning.optimizers import adam, sgd
+from aits_func.learning.optimizers import adam, build_optimizer, sgd
 from aits_func.learning.transformations import (
     apply_updates,
     chain,
@@ -53,6 +53,64 @@ def test_clipping_is_clip_grad_norm_of_torch(scale, max_norm):
     for ours, theirs in zip(tree.leaves(clipped(grads, max_norm)), leaves, strict=True):
         # the squares are summed in another order: some roundings in a sum of 14
         torch.testing.assert_close(ours, theirs.grad, rtol=1e-14, atol=0)
+
+
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+def test_clipping_and_the_norm_know_no_unit_where_squares_are_no_numbers(dtype):
+    """Gradient and bound times 2^k give the update times 2^k, up to the last power that a number has."""
+    grads = tree.cast(make_grads(1.0), dtype=dtype)
+    norm = tree.global_norm(grads)
+    powers = (-960, -540, 30, 540, 1015) if dtype == torch.float64 else (-110, -70, 30, 70, 120)
+    few = 16 * torch.finfo(dtype).eps  # a sum of 14, and three quotients
+    for power in map(torch.tensor, powers):
+        scaled = [torch.ldexp(leaf, power) for leaf in tree.leaves(grads)]
+        torch.testing.assert_close(torch.ldexp(tree.global_norm(scaled), -power), norm, rtol=few, atol=0)
+        if power > 0:  # below, the 1e-6 of torch is more than the gradient
+            for one, two in zip(clipped(scaled, 2.0 ** int(power)), tree.leaves(grads), strict=True):
+                expected = two / (norm + 1e-6 * 2.0 ** -int(power))
+                torch.testing.assert_close(torch.ldexp(one, -power), expected, rtol=few, atol=0)
+
+
+@pytest.mark.parametrize(("dtype", "big"), [(torch.float64, 1e200), (torch.float64, 1.7e308), (torch.float32, 1e25)])
+@pytest.mark.parametrize("count", [1, 4, 100])
+def test_any_finite_gradient_is_shortened_to_the_bound_even_one_whose_norm_is_no_number(dtype, big, count):
+    updates = clipped({"w": torch.full((count,), -big, dtype=dtype)}, 2.0)["w"]
+    expected = torch.full((count,), -2.0 / count**0.5, dtype=dtype)
+    torch.testing.assert_close(updates, expected, rtol=count * torch.finfo(dtype).eps, atol=0)  # a sum of so many
+
+
+@pytest.mark.parametrize("small", [1e-200, 1e-300])
+def test_a_norm_whose_square_underflows_is_a_norm(small):
+    grads = {"w": torch.full((4,), small, dtype=torch.float64), "b": torch.zeros(2, 0, dtype=torch.float64)}
+    torch.testing.assert_close(
+        tree.global_norm(grads), torch.tensor(2 * small, dtype=torch.float64), rtol=1e-15, atol=0
+    )
+    assert_same(clipped(grads, 1.0), grads)
+
+
+def test_one_element_that_is_no_number_makes_all_of_a_clipped_gradient_none_as_in_torch():
+    for value in (math.nan, math.inf):
+        updates = clipped(spoil(make_grads(1.0), value), 1.0)
+        theirs = [torch.zeros_like(leaf).requires_grad_() for leaf in tree.leaves(updates)]
+        for leaf, gradient in zip(theirs, tree.leaves(spoil(make_grads(1.0), value)), strict=True):
+            leaf.grad = gradient
+        torch.nn.utils.clip_grad_norm_(theirs, 1.0)
+        for ours, leaf in zip(tree.leaves(updates), theirs, strict=True):
+            assert torch.equal(ours.nan_to_num(7.0), leaf.grad.nan_to_num(7.0))
+
+
+@pytest.mark.parametrize("name", ["sgd", "adam", "adamw"])
+def test_an_optimizer_that_clips_uses_a_gradient_of_1e200_and_one_that_does_not_leaves_it_out(name):
+    params, huge = make_grads(1.0), make_grads(1e200)
+    for clip_norm, skipped in ((1.0, 0), (None, 1)):
+        optimizer = build_optimizer(name, 0.1, clip_norm=clip_norm)
+        updates, state = optimizer.update(huge, optimizer.init(params), params)
+        assert int(state.skipped) == skipped
+        other, _ = optimizer.update(make_grads(1e9), optimizer.init(params), params)
+        for one, two in zip(tree.leaves(updates), tree.leaves(other), strict=True):
+            assert bool(one.any()) == (skipped == 0)
+            if not skipped:  # of a gradient of 1e9 the 1e-6 of torch is 1e-15
+                torch.testing.assert_close(one, two, rtol=1e-13, atol=0)
 
 
 def test_a_gradient_shorter_than_the_bound_passes_bit_for_bit():

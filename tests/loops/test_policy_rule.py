@@ -13,6 +13,7 @@ from aits_func.physics.compositions import compose
 from aits_func.physics.gravity import build_gravity
 from aits_func.physics.initial_conditions import gaussian_cluster
 from aits_func.physics.integrators import build_leapfrog_kdk
+from aits_func.physics.invariants import angular_momentum, centre_of_mass, linear_momentum
 from aits_func.physics.orbits import two_body_orbit
 from aits_func.physics.pair_criteria import p_norm
 from aits_func.physics.reversible_schemes import build_hairer_soderlind
@@ -128,3 +129,30 @@ def test_the_natural_spin_of_a_circular_binary_of_equal_masses_is_some_three_tim
 def test_the_natural_spin_does_not_vanish_with_the_angular_momentum():
     still = triples()._replace(velocity=torch.zeros_like(triples().velocity))
     assert (natural_spin(still, GRAVITY) > 0.1).all()
+
+
+def test_momenta_of_planets_in_metres_and_kilograms_are_summed_in_float64_whatever_the_run_is_in():
+    """m x × v of the Earth is 3e40, which no float32 is: the residual was NaN, and any error over its scale 0."""
+    G = 6.674e-11
+    gravity = build_gravity(G=G)
+    orbit = two_body_orbit(mass=[2e30, 6e24], semi_major_axis=1.5e11, eccentricity=0.5, G=G)
+    system = tree.cast(tree.map_leaves(lambda leaf: leaf[None], orbit), dtype=torch.float32)
+    policy = build_criterion_policy(p_norm(gravity, eta=0.02))
+    params = tree.cast(policy.init(0), dtype=torch.float32)
+    scheme = build_leapfrog_kdk(gravity)
+    after, info = simulate(params, system, policy=policy, gravity=gravity, scheme=scheme, t_end=1e6)
+    first, last = (tree.cast(tree.take(x, 0), dtype=torch.float64) for x in (system, after))
+    for found, momentum in (
+        (info.momentum_residual, linear_momentum),
+        (info.angular_momentum_residual, angular_momentum),
+    ):
+        change = momentum(last) - momentum(first)
+        # the same sums of two
+        assert float(found[0]) == pytest.approx(float(change.norm()), rel=1e-12)
+    spin = natural_spin(system, gravity)
+    mass, radius = 2e30 + 6e24, (first.position - centre_of_mass(first)[0]).pow(2).sum(1).mean().sqrt()
+    assert float(spin[0]) == pytest.approx(
+        mass * math.sqrt(G * mass * float(radius)), rel=1e-6
+    )  # a float32 of the mass
+    # rounding of a float32 state over a few steps, and no less: never exactly 0
+    assert 0 < float(info.angular_momentum_residual[0] / angular_momentum(first)) < 1e-5

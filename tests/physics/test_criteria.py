@@ -58,7 +58,7 @@ def naive_times(kind, system, G=1.0, softening=0.0):
             r = math.sqrt(math.dist(x[i], x[j]) ** 2 + softening**2)
             if kind == "free_fall" and mass[i] + mass[j] > 0:
                 times.append(math.sqrt(r**3 / (G * (mass[i] + mass[j]))))
-            if kind == "fly_by" and v[i] != v[j]:
+            if kind == "fly_by" and v[i] != v[j] and mass[i] + mass[j] > 0:
                 times.append(r / math.dist(v[i], v[j]))
     return times
 

@@ -33,6 +33,19 @@ def test_traced_forces_and_pairs_are_the_eager_ones(count):
         torch.testing.assert_close(got, want, rtol=1e-13, atol=1e-13)  # a handful of sums in another order
 
 
+@pytest.mark.parametrize("distance", [1.5e11, 7.8e11, 3e12], ids=["Earth", "Jupiter", "Uranus"])
+def test_traced_forces_of_planets_in_metres_and_kilograms_have_all_digits_of_float32(distance):
+    """G/R³ alone is 2e-44 at the Earth and 0 at Jupiter; a guard that asks eager code does not see it."""
+
+    def force(mass, position):
+        return mutual_acceleration(mass, position, G=6.674e-11, softening=0.0)
+
+    planets = torch.tensor([2e30, 1e27]), torch.tensor([[0.0, 0.0], [distance, 0.0]])
+    exact = force(*(x.double() for x in planets))
+    # an inverse root, its cube, and three products
+    torch.testing.assert_close(make_fx(force)(*planets)(*planets).double(), exact, rtol=1e-6, atol=0)
+
+
 @pytest.mark.parametrize("count", [3, FEW_BODIES])
 def test_few_bodies_leave_no_index_in_a_traced_graph(count):
     targets = {str(node.target) for node in make_fx(forces)(*bodies(count)).graph.nodes}

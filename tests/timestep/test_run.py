@@ -1,5 +1,6 @@
 """The run of one system against plain loops: statistics, statuses, landings and events."""
 
+import itertools
 import math
 
 import pytest
@@ -14,6 +15,7 @@ from aits_func.physics.compositions import compose
 from aits_func.physics.gravity import build_gravity
 from aits_func.physics.initial_conditions import gaussian_cluster
 from aits_func.physics.integrators import build_leapfrog_dkd, build_leapfrog_kdk
+from aits_func.physics.invariants import to_centre_of_mass
 from aits_func.physics.orbits import two_body_orbit
 from aits_func.physics.pair_criteria import p_norm
 from aits_func.physics.schemes import SCHEMES, as_scheme, build_scheme
@@ -344,19 +346,38 @@ def flying(speed):
 
 
 def naive_escaping(system, distance, G=1.0):
-    out = []
-    total = float(system.mass.sum())
-    for i in range(len(system.mass)):
-        rest = [j for j in range(len(system.mass)) if j != i]
-        m = sum(float(system.mass[j]) for j in rest)
+    """Sets of bodies, put together by twos that are the nearest in period to each other; then each against the rest."""
+
+    def centre(group):
+        m = sum(float(system.mass[j]) for j in group)
         if m == 0:
-            out.append(False)
-            continue
-        r = system.position[i] - sum(system.mass[j] * system.position[j] for j in rest) / m
-        v = system.velocity[i] - sum(system.mass[j] * system.velocity[j] for j in rest) / m
-        radius = float(r.norm())
-        out.append(radius > distance and float(r @ v) > 0 and float(v @ v) / 2 > G * total / radius)
-    return out
+            (j,) = group
+            return 0.0, system.position[j], system.velocity[j]
+        return m, *(sum(system.mass[j] * x[j] for j in group) / m for x in (system.position, system.velocity))
+
+    def period(one, two):
+        (m1, x1, v1), (m2, x2, v2) = centre(one), centre(two)
+        binding = G * (m1 + m2) / float((x2 - x1).norm()) - float((v2 - v1) @ (v2 - v1)) / 2
+        if binding <= 0 or m1 + m2 == 0:
+            return math.inf
+        return 2 * math.pi * math.sqrt((G * (m1 + m2) / (2 * binding)) ** 3 / (G * (m1 + m2)))
+
+    bodies = range(len(system.mass))
+    groups = [(k,) for k in bodies]
+    for _ in range(len(groups) - 2):
+        periods = {(a, b): period(a, b) for a, b in itertools.permutations(groups, 2)}
+        nearest = {a: min((periods[a, b], b) for b in groups if b != a) for a in groups} if len(groups) > 1 else {}
+        pairs = [(a, b) for a, (t, b) in nearest.items() if t < math.inf and nearest[b][1] == a and a < b]
+        groups = [g for g in groups if not any(g in pair for pair in pairs)] + [a + b for a, b in pairs]
+    leaving = set()
+    for group in groups:
+        others = tuple(j for j in bodies if j not in group)
+        if float(system.mass[list(others)].sum()) >= float(system.mass[list(group)].sum()) and others:
+            r, v = (mine - theirs for mine, theirs in zip(centre(group)[1:], centre(others)[1:], strict=True))
+            radius = float(r.norm())
+            if radius > distance and float(r @ v) > 0 and float(v @ v) / 2 > G * float(system.mass.sum()) / radius:
+                leaving.update(group)
+    return [k in leaving for k in bodies]
 
 
 @pytest.mark.parametrize("speed", [0.0, 0.5, 1.0, 1.1, 3.0, -3.0])
@@ -366,12 +387,100 @@ def test_a_body_escapes_if_it_is_far_unbound_and_moves_away(speed, distance):
     assert escaping(system, distance, G=1.0).tolist() == naive_escaping(system, distance)
 
 
-def test_escapes_of_random_clusters_are_those_of_the_two_body_formula():
-    systems = gaussian_cluster(4, 60, bodies=4, dimensions=3, position_scale=2.0, velocity_scale=1.0)
+@pytest.mark.parametrize("bodies", [2, 3, 4, 7])
+def test_escapes_of_random_clusters_are_those_of_the_two_body_formula(bodies):
+    scales = {"position_scale": 2.0, "velocity_scale": 1.0}
+    systems = gaussian_cluster(4, 60, bodies=bodies, dimensions=3, **scales)
+    some = torch.rand(systems.mass.shape, generator=torch.Generator().manual_seed(1)) < 0.2
+    systems = systems._replace(mass=torch.where(some & (systems.mass.cumsum(1) > systems.mass), 0.0, systems.mass))
     found = vmap(lambda s: escaping(s, 2.0, G=1.0))(systems)
     expected = [naive_escaping(tree.take(systems, row), 2.0) for row in range(60)]
     assert found.tolist() == expected
-    assert 5 < int(found.sum()) < 120
+    assert 5 < int(found.sum()) < 40 * bodies
+
+
+def around(*parts):
+    """Bodies (mass, place, speed) on the plane, seen from their centre of mass."""
+    mass, position, velocity = (tensor(list(column)) for column in zip(*parts, strict=True))
+    return to_centre_of_mass(make_system(mass, position, velocity))
+
+
+def binary(mass, separation, place, speed, G=1.0):
+    """Two equal bodies on a circle of that diameter, whose centre has that place and speed."""
+    half, orbital = separation / 2, math.sqrt(G * mass / separation) / 2
+    return tuple(
+        (mass / 2, [place[0] + side * half, place[1]], [speed[0], speed[1] + side * orbital]) for side in (1, -1)
+    )
+
+
+def test_a_member_of_a_tight_binary_that_is_bound_to_a_third_body_is_no_escaper():
+    """Its members move at 5, which alone would let them go; their centre moves at the speed of a circle."""
+    for angle in torch.linspace(0, 6, 7).tolist():
+        place, speed = [2 * math.cos(angle), 2 * math.sin(angle)], [-math.sin(angle), math.cos(angle)]
+        system = around((1.9, [0.0, 0.0], [0.0, 0.0]), *binary(0.1, 1e-3, place, speed))
+        assert float(system.velocity[1:].norm(dim=1).max()) > 2 * math.sqrt(2 * 2 / 2)
+        assert escaping(system, 0.5, G=1.0).tolist() == [False] * 3
+
+
+@pytest.mark.parametrize("number", [0, 1, 2])
+def test_a_tight_binary_that_leaves_escapes_with_both_members_from_just_above_the_speed_of_a_parabola(number):
+    parabola = math.sqrt(2 * 2.0 / 3.0)  # ½v² = GM/r with M = 2 and r = 3
+    for factor, leaves in ((0.999, False), (1.001, True), (-2.0, False)):
+        parts = [(1.9, [0.0, 0.0], [0.0, 0.0]), *binary(0.1, 1e-3, [3.0, 0.0], [factor * parabola, 0.0])]
+        parts = parts[number:] + parts[:number]  # whichever comes first
+        alone = parts.index((1.9, [0.0, 0.0], [0.0, 0.0]))
+        found = escaping(around(*parts), 2.0, G=1.0).tolist()
+        assert found == [leaves and k != alone for k in range(3)], factor
+
+
+def test_a_triple_in_a_triple_is_judged_level_by_level():
+    """A binary around a planet around a star, each level faster than the one around it: nothing leaves.
+
+    And the planet with its binary leaves as a whole where it is unbound to the star.
+    """
+    inner = binary(2e-6, 1e-7, [0.0, 1.001], [-1.0 - math.sqrt(1e-3 / 1e-3), 0.0])  # at 4.5 around each other
+    planet = (1e-3, [0.0, 1.0], [-1.0, 0.0])
+    assert escaping(around((1.0, [0.0, 0.0], [0.0, 0.0]), planet, *inner), 0.5, G=1.0).tolist() == [False] * 4
+    away = [(m, x, [v[0], v[1] + 2.0]) for m, x, v in (planet, *inner)]
+    assert escaping(around((1.0, [0.0, 0.0], [0.0, 0.0]), *away), 0.5, G=1.0).tolist() == [False] + [True] * 3
+    assert escaping(around((1.0, [0.0, 0.0], [0.0, 0.0]), *away), 1.1, G=1.0).tolist() == [False] * 4
+
+
+def test_two_binaries_that_are_bound_to_each_other_stay_and_a_grain_between_them_leaves_alone():
+    pairs = [
+        part
+        for side in (1, -1)
+        for part in binary(1.0, 1e-3, [0.0, side * 1.0], [side * 0.5, 0.0])  # a circle of diameter 2: v² = 2/2/4
+    ]
+    assert escaping(around(*pairs), 0.5, G=1.0).tolist() == [False] * 4
+    grain = (0.0, [5.0, 0.0], [1.0, 0.0])  # ½v² = 0.5 > 2/5
+    assert escaping(around(*pairs, grain), 0.5, G=1.0).tolist() == [False] * 4 + [True]
+    slow = (0.0, [5.0, 0.0], [0.8, 0.0])
+    assert escaping(around(*pairs, slow), 0.5, G=1.0).tolist() == [False] * 5
+
+
+def test_a_planet_with_more_moons_than_there_are_rounds_keeps_those_that_the_rounds_reach():
+    """Ten moons, each fast enough to leave the star if judged alone; eight rounds put eight of them to their planet."""
+    moons = []
+    for k in range(10):
+        a = 1e-4 * 1.2**k
+        moons.append((1e-12, [1.0, -a], [math.sqrt(1e-3 / a), 1.0]))  # away from the star, at 1.39 or more
+    system = around((1.0, [0.0, 0.0], [0.0, 0.0]), (1e-3, [1.0, 0.0], [0.0, 1.0]), *moons)
+    assert escaping(system, 0.5, G=1.0).tolist() == [False] * 10 + [True] * 2
+
+
+def test_groups_are_the_same_in_any_units_in_float32_as_well():
+    systems = gaussian_cluster(7, 40, bodies=5, dimensions=2, position_scale=2.0, velocity_scale=1.0)
+    expected = vmap(lambda s: escaping(s, 2.0, G=1.0))(systems)
+    metre, kilogram, G = 1.5e11, 2e30, 6.674e-11
+    speed = math.sqrt(G * kilogram / metre)
+    scaled = systems._replace(
+        mass=systems.mass * kilogram, position=systems.position * metre, velocity=systems.velocity * speed
+    )
+    for dtype in (torch.float64, torch.float32):
+        found = vmap(lambda s: escaping(s, 2.0 * metre, G=G))(tree.cast(scaled, dtype=dtype))
+        assert torch.equal(found, expected)
+    assert expected.any()
 
 
 def test_no_body_escapes_from_nothing():
