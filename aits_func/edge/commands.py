@@ -275,11 +275,17 @@ def _simulate(ready: _Simulation, directory: Path, summary: dict[str, Any]) -> i
     files.write_arrays(
         directory / files.TRAJECTORY, {k: v for r in results[0] for k, v in simulation.arrays(r).items()}
     )
+    ends, too_large = simulation.end_states(results[0], config)
+    files.write_ends(directory, ends)
     numbers = [simulation.result_summary(result) for of_rule in results for result in of_rule]
     files.write_summary(directory, summary | {"simulate": {"results": numbers, "verdict": lines}})
     print_scores(scores)
     for line in lines:
         print(line)
+    if ends:
+        print(f"to go on from where these end: --systems {shlex.quote(str(directory / files.ENDS))}/*.json")
+    for label in too_large:
+        print(f"{label}: more bodies than a file of initial conditions holds; its end is in {files.TRAJECTORY} alone")
     print(f"written to {directory}")
     return _report_simulation(results[0], directory, compared=config.compare)
 

@@ -1,9 +1,11 @@
 """A simulation run: a policy on systems it has never seen, beside classical rules at equal cost."""
 
 import math
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +20,8 @@ from ..timestep.policy import Policy, build_criterion_policy
 from ..timestep.run import FINISHED, STATUS_NAMES
 from .assemble import Physics, build_config_scheme
 from .config import CompareConfig, InputError, SimulateConfig
-from .systems import SystemSet, array_name, group_by_shape, load_systems
+from .initial_condition_files import MAX_BODIES
+from .systems import FILE_SUFFIXES, SystemSet, array_name, group_by_shape, load_systems
 
 LEARNED = "learned policy"
 QUANTILES = {"median": 0.5, "90 %": 0.9}
@@ -223,9 +226,59 @@ def result_summary(result: Result) -> dict[str, Any]:
 
 
 def arrays(result: Result) -> dict[str, Tensor]:
-    """The recorded path of one set: time (S, B), position (S, B, N, D), dt (S, B), energy error (S, B)."""
+    """The recorded path of one set: time (S, B), position and velocity (S, B, N, D), dt (S, B), energy error (S, B).
+
+    And the masses, (B, N), without which it is no system.
+    """
     name = array_name(result.systems.label)
-    return {f"{name}_{key}": value for key, value in result.info.recording._asdict().items()}
+    path = {f"{name}_{key}": value for key, value in result.info.recording._asdict().items()}
+    return path | {f"{name}_mass": result.systems.systems.mass}
+
+
+def end_states(results: Sequence[Result], config: SimulateConfig) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The last state of every system as a file that ``systems`` reads, so that another run can go on from there.
+
+    Of a system that did not finish it is the last good state. What a scheme carries (ρ, W) is not in it: a run that
+    goes on starts its scheme afresh.
+
+    Args:
+        results: one rule on every set.
+        config: of the run, with the constants that the state belongs to.
+
+    Returns:
+        ({name of the file without suffix: what is in it}, labels of sets with more bodies than such a file may hold).
+    """
+    contents: dict[str, dict[str, Any]] = {}
+    too_large = []
+    for number, result in enumerate(results, 1):
+        label, count = result.systems.label, len(result.systems.t_end)
+        if result.end.mass.shape[-1] > MAX_BODIES:
+            too_large.append(label)
+            continue
+        name = _own_name(_file_name(label, number), contents)
+        for row in range(count):
+            place = f"{name}_{row:0{len(str(count - 1))}d}" if count > 1 else name
+            contents[place] = _content(take(result.end, row), config)
+    return contents, too_large
+
+
+def _content(system: System, config: SimulateConfig) -> dict[str, Any]:
+    # Double holds every float exactly, and Python writes the shortest text that reads as the same double.
+    numbers = {key: getattr(system, key).cpu().double().tolist() for key in ("time", "mass", "position", "velocity")}
+    return {"G": config.G, "softening": config.softening, **numbers}
+
+
+def _file_name(label: str, number: int) -> str:
+    """A label as the name of a file; of one that is no plain word the number of its set."""
+    word = Path(label).stem if label.lower().endswith(FILE_SUFFIXES) else label.replace(" ", "_")
+    return word if re.fullmatch(r"\w[\w.-]{0,99}", word, re.ASCII) else f"set_{number}"
+
+
+def _own_name(name: str, taken: Collection[str]) -> str:
+    """The name, with a letter behind it if it would meet another, with a row's number or without."""
+    while any(other == name or re.fullmatch(rf"{re.escape(name)}_\d+", other) for other in taken):
+        name += "_b"
+    return name
 
 
 def _rows(info: SimulationInfo, rows: slice) -> SimulationInfo:

@@ -5,6 +5,7 @@ import io
 import json
 import math
 import os
+import re
 import sys
 
 import pytest
@@ -14,7 +15,7 @@ from aits_func.base.tree import take
 from aits_func.edge.assemble import build_config_scheme, build_physics, build_policy, init_params
 from aits_func.edge.checkpoint import load_checkpoint, read_metadata
 from aits_func.edge.config import SimulateConfig, TrainConfig, build_config, config_from_dict, read_toml
-from aits_func.edge.initial_condition_files import save_system
+from aits_func.edge.initial_condition_files import load_system, save_system
 from aits_func.edge.simulation_run import LEARNED, load_sets
 from aits_func.loops.simulate import simulate
 from aits_func.physics.known_orbits import known_orbit
@@ -23,7 +24,7 @@ from aits_func.timestep.run import STATUS_NAMES
 numpy = pytest.importorskip("numpy")
 
 PNG = b"\x89PNG\r\n\x1a\n"
-FILES = {"config.toml", "summary.json", "trajectory.npz", "orbits.png", "energy_error.png", "steps.png"}
+FILES = {"config.toml", "summary.json", "trajectory.npz", "end", "orbits.png", "energy_error.png", "steps.png"}
 ROUND = {"kind": "binaries", "seed": 7, "eccentricity": [0.0, 0.2]}
 TWO_SETS = [ROUND | {"count": 2}, {"name": "figure_eight", "t_end": 0.2}]
 FIELDS = {
@@ -138,8 +139,10 @@ def test_the_trajectory_starts_at_the_systems_and_ends_at_their_ends(succeed, wr
     assert set(paths) == {
         f"{label}_{name}"
         for label in ("binaries", "figure_eight")
-        for name in ("time", "position", "dt", "energy_error")
+        for name in ("time", "mass", "position", "velocity", "dt", "energy_error")
     }
+    assert torch.equal(paths["figure_eight_mass"][0], known_orbit("figure_eight").mass)
+    assert torch.equal(paths["figure_eight_velocity"][0, 0], known_orbit("figure_eight").velocity)
     assert torch.equal(paths["figure_eight_position"][0, 0], known_orbit("figure_eight").position)
     assert paths["figure_eight_time"][0].item() == 0
     assert paths["figure_eight_time"][-1].item() == 0.2
@@ -206,6 +209,101 @@ def test_a_label_is_text_and_nothing_else(real_pictures, succeed, write, tmp_pat
     config = write(simulate={"systems": [{"name": "figure_eight", "label": label, "t_end": 0.05}]})
     assert label in succeed("simulate", config, "--checkpoint", trained, "--out", "a")
     assert results(tmp_path / "a")[0]["systems"] == label
+
+
+# --- what the next run starts from
+
+
+def end(run, name):
+    return json.loads((run / "end" / f"{name}.json").read_text())
+
+
+def test_every_system_leaves_a_file_of_its_end_with_its_time_and_its_constants(succeed, write, tmp_path, trained):
+    out = succeed("simulate", write(simulate={"systems": TWO_SETS}), "--checkpoint", trained, "--out", "a")
+    assert {path.name for path in (tmp_path / "a" / "end").iterdir()} == {
+        "binaries_0.json",
+        "binaries_1.json",
+        "figure_eight.json",
+    }
+    assert "to go on from where these end: --systems a/end/*.json\n" in out
+    paths = arrays(tmp_path / "a")
+    for label, row, name in (("binaries", 0, "binaries_0"), ("binaries", 1, "binaries_1"), ("figure_eight", 0, "")):
+        content = end(tmp_path / "a", name or label)
+        assert (content.pop("G"), content.pop("softening")) == (1.0, 0.0)
+        assert content.pop("time") == paths[f"{label}_time"][-1, row].item() == {"binaries": 0.1}.get(label, 0.2)
+        assert content.pop("mass") == paths[f"{label}_mass"][row].tolist()
+        for key in ("position", "velocity"):
+            assert content.pop(key) == paths[f"{label}_{key}"][-1, row].tolist()  # to the bit
+        assert content == {}
+
+
+def test_constants_that_the_end_belongs_to_stand_with_it(succeed, write, tmp_path, trained):
+    sets = [ROUND | {"count": 1}]
+    config = write(simulate={"systems": sets, "softening": 0.01}, G=2.0)
+    succeed("simulate", config, "--checkpoint", trained, "--out", "a")
+    assert (end(tmp_path / "a", "binaries")["G"], end(tmp_path / "a", "binaries")["softening"]) == (2.0, 0.01)
+
+
+# The constant step 1/64, trained so little that it is that still.
+CONSTANT = {
+    **{"systems": ["figure_eight"], "policy": "criterion", "criterion": "constant", "dt": 1 / 64},
+    **{"learning_rate": 1e-300, "epochs": 1},
+}
+
+
+def test_a_run_in_one_piece_is_two_runs_of_which_the_second_starts_at_the_end_of_the_first(succeed, write, tmp_path):
+    succeed("train", write(train=CONSTANT), "--out", "t")
+    sets = ("--checkpoint", "t", "--systems")
+    succeed("simulate", *sets, "figure_eight", "pythagorean", "--t-end", "1", "--out", "half")
+    files = [tmp_path / "half" / "end" / f"{name}.json" for name in ("figure_eight", "pythagorean")]
+    first = [load_system(path).system for path in files]
+    assert [end(tmp_path / "half", path.stem)["time"] for path in files] == [1.0, 1.0]
+    start = float(first[0].time)
+    succeed("simulate", *sets, *files, "--t-end", start + 1, "--out", "rest")
+    succeed("simulate", *sets, "figure_eight", "pythagorean", "--t-end", "2", "--out", "whole")
+    for name, system in zip(("figure_eight", "pythagorean"), first, strict=True):
+        assert torch.equal(arrays(tmp_path / "half")[f"{name}_position"][-1, 0], system.position)
+        whole, rest = (end(tmp_path / run, name) for run in ("whole", "rest"))
+        assert rest["time"] == start + 1
+        assert whole["mass"] == rest["mass"]
+        for key in ("position", "velocity"):
+            # The same 128 steps; that at the end of the first run is a rounding of the time longer or shorter, and at
+            # speeds below 10, without an encounter, that is all: some 1e-15, magnified a hundredfold by t = 2.
+            assert numpy.allclose(whole[key], rest[key], rtol=0, atol=1e-12), (name, key)
+
+
+def test_a_system_that_did_not_finish_can_be_gone_on_with(aits, succeed, write, tmp_path):
+    succeed("train", write(train=CONSTANT), "--out", "t")
+    sets = ("--checkpoint", "t", "--systems")
+    cut = aits("simulate", *sets, "figure_eight", "--t-end", "1", "--max-steps", "32", "--out", "half")
+    assert cut.code == 1
+    assert end(tmp_path / "half", "figure_eight")["time"] == pytest.approx(0.5, rel=1e-13)  # 32 steps of 1/64
+    start = float(load_system(tmp_path / "half" / "end" / "figure_eight.json").system.time)
+    succeed("simulate", *sets, "half/end/figure_eight.json", "--t-end", start + 0.5, "--out", "rest")
+    succeed("simulate", *sets, "figure_eight", "--t-end", "1", "--out", "whole")
+    ends = [end(tmp_path / run, "figure_eight")["position"] for run in ("rest", "whole")]
+    assert numpy.allclose(*ends, rtol=0, atol=1e-13)  # 64 steps, as above
+
+
+def test_no_two_ends_share_a_name_and_no_label_leads_out_of_the_directory(succeed, write, tmp_path, trained):
+    one = ROUND | {"count": 1}
+    labels = ["pair_2", "pair", "pair_b", "a/b", "..", "-x", "é", "x" * 150, "COM1 ", "set_4"]
+    sets = [ROUND | {"count": 3, "label": "pair"}, *(one | {"label": label} for label in labels)]
+    succeed("simulate", write(simulate={"systems": sets}), "--checkpoint", trained, "--out", "a")
+    names = sorted(path.name for path in (tmp_path / "a" / "end").iterdir())
+    assert len(names) == 3 + len(labels)
+    assert all(re.fullmatch(r"[\w.-]+\.json", name, re.ASCII) and len(name) < 120 for name in names)
+    for name in names:
+        load_system(tmp_path / "a" / "end" / name)
+
+
+def test_of_more_bodies_than_a_file_holds_the_end_is_in_the_trajectory_and_it_says_so(
+    succeed, write, tmp_path, trained, monkeypatch
+):
+    monkeypatch.setattr("aits_func.edge.simulation_run.MAX_BODIES", 2)
+    out = succeed("simulate", write(simulate={"systems": TWO_SETS}), "--checkpoint", trained, "--out", "a")
+    assert "figure_eight: more bodies than a file of initial conditions holds; its end is in trajectory.npz" in out
+    assert len(list((tmp_path / "a" / "end").iterdir())) == 2
 
 
 # --- beside classical rules
