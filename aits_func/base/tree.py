@@ -96,10 +96,14 @@ def global_norm(tree: Any) -> Tensor:
     return torch.stack([leaf.pow(2).sum() for leaf in leaves(tree)]).sum().sqrt()
 
 
+def leaf_names(tree: Any) -> list[str]:
+    """The dotted path of every leaf, in the order of `leaves`; {"a.b": x, "a": {"b": y}} has two of one path."""
+    return [".".join(map(_entry_name, path)) for path in optree.tree_accessors(tree)]
+
+
 def named_leaves(tree: Any) -> dict[str, Tensor]:
     """Leaves by their dotted path: field names of NamedTuples, keys of dicts, indices of tuples."""
-    accessors, flat, _ = optree.tree_flatten_with_accessor(tree)
-    return {".".join(_entry_name(entry) for entry in path): leaf for path, leaf in zip(accessors, flat, strict=True)}
+    return dict(zip(leaf_names(tree), leaves(tree), strict=True))
 
 
 def _entry_name(entry: Any) -> str:

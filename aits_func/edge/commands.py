@@ -40,7 +40,7 @@ from .terminal import (
     print_table,
     training_progress,
 )
-from .trained import load_policy, trained_config
+from .trained import load_policy, say_cast, trained_config
 
 
 def train(options: dict[str, Any]) -> int:
@@ -103,6 +103,8 @@ def compare(options: dict[str, Any]) -> int:
     with _new_run(options, {"compare": config_to_dict(config)}) as directory:
         for name in missing:
             print(f"missing: {name} needs REBOUND; pip install 'aits_func[rebound]'", file=sys.stderr)
+        for note in comparison.notes(plans):
+            print(f"note: {note}", file=sys.stderr)
         total = len(sets) * sum(len(plan.tolerances) for plan in plans)
         results: list[comparison.SetComparison] = []
         with watch_compilation(compilation_report(physics.device)):
@@ -244,6 +246,7 @@ class _Simulation(NamedTuple):
     physics: Physics
     rule: simulation.Rule
     sets: list[SystemSet]
+    note: str  # about the policy; "" for none
 
 
 def _prepare_simulation(config: SimulateConfig, trained: TrainConfig, checkpoint: Path, where: str) -> _Simulation:
@@ -253,12 +256,14 @@ def _prepare_simulation(config: SimulateConfig, trained: TrainConfig, checkpoint
     sets = simulation.load_sets(config, physics, where)
     _check_fit(read_metadata(checkpoint).shapes, features, trained, sets)
     rule = simulation.Rule(simulation.LEARNED, policy, params, features.history_len, float("nan"))
-    return _Simulation(config, physics, rule, sets)
+    return _Simulation(config, physics, rule, sets, say_cast(checkpoint, params))
 
 
 def _simulate(ready: _Simulation, directory: Path, summary: dict[str, Any]) -> int:
     """Simulate, compare, draw, print, and add to the summary; returns the exit code."""
-    config, physics, rule, sets = ready
+    config, physics, rule, sets, note = ready
+    if note:
+        print(f"note: {note}", file=sys.stderr)
     unmatched = []
     with watch_compilation(compilation_report(physics.device)):
         results = [simulation.run_rule(rule, sets, config, physics)]

@@ -24,7 +24,7 @@ from .rebound_peer import FINISHED as PEER_FINISHED
 from .rebound_peer import PEER_RULES, PEERS, available, run_rebound
 from .run_directory import checkpoint_file
 from .systems import SystemSet
-from .trained import load_policy, trained_config
+from .trained import load_policy, say_cast, trained_config
 
 _KINDS = ("criterion", "checkpoint", "peer")
 _WORDS = ("name", "scheme", "integrator", "criterion", "weights", "unit", "checkpoint", "peer")
@@ -89,6 +89,14 @@ def plan_rules(config: CompareConfig, physics: Physics, where: str) -> tuple[lis
     if not plans:
         raise InputError(f"{where}: all rules are peers that are not installed; pip install 'aits_func[rebound]'")
     return plans, missing
+
+
+def notes(plans: Sequence[Plan]) -> list[str]:
+    """What is to be said about the policies of the rules, a line each."""
+    learned = {
+        plan.spec["checkpoint"]: plan.predictor for plan in plans if "checkpoint" in plan.spec and plan.predictor
+    }
+    return [note for path, of in learned.items() if (note := say_cast(checkpoint_file(Path(path)), of.params))]
 
 
 def run_set(

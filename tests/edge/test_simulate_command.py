@@ -395,7 +395,6 @@ def test_an_interrupt_says_no_more_than_that(aits, write, trained, monkeypatch):
         ({"systems": ["nothing_like_it"]}, []),
         ({"systems": [{"kind": "binaries", "t_end": -1.0}]}, []),
         ({"field": {"mass": 1.0, "position": [9.0, 0.0, 0.0]}}, []),
-        ({}, ["--dtype", "float32"]),
     ],
 )
 def test_what_is_refused_leaves_no_directory_behind(refuse, write, tmp_path, trained, simulate, flags):
@@ -435,6 +434,19 @@ def test_a_simulation_in_float32_is_one(succeed, write, tmp_path):
     succeed("train", write(train={"dtype": "float32", "epochs": 1}), "--out", "t")
     succeed("simulate", write(), "--checkpoint", "t", "--out", "a")
     assert {value.dtype for value in arrays(tmp_path / "a").values()} == {torch.float32}
+
+
+@pytest.mark.parametrize(("there", "here"), [("float64", "float32"), ("float32", "float64")])
+def test_a_policy_of_another_precision_is_cast_and_a_line_says_so(aits, succeed, write, tmp_path, there, here):
+    succeed("train", write(train={"dtype": there, "epochs": 1}), "--out", "t")
+    outcome = aits("simulate", write(), "--checkpoint", "t", "--dtype", here, "--out", "a")
+    told = f"note: t/checkpoint.safetensors: the policy was trained in {there}, cast to {here}\n"
+    assert (outcome.code, outcome.err) == (0, told)
+    assert {value.dtype for value in arrays(tmp_path / "a").values()} == {getattr(torch, here)}
+    # the same policy: its steps and those in its own precision differ by its roundings, some 1e-7 of them
+    succeed("simulate", write(), "--checkpoint", "t", "--out", "b")
+    ours, theirs = (results(tmp_path / run)[0]["mean_dt"] for run in ("a", "b"))
+    assert ours == pytest.approx(theirs, rel=1e-5)
 
 
 def test_a_simulation_in_a_moving_field_keeps_the_energy_that_counts_its_work(succeed, write, tmp_path, trained):
