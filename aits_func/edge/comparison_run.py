@@ -59,6 +59,13 @@ class SetComparison(NamedTuple):
     comparison: Comparison
 
 
+class SetFailure(NamedTuple):
+    """A set of systems that could not be compared."""
+
+    systems: SystemSet
+    reason: str
+
+
 def plan_rules(config: CompareConfig, physics: Physics, where: str) -> tuple[list[Plan], list[str]]:
     """The rules of a configuration, and the names of peers that are not installed.
 
@@ -117,19 +124,31 @@ def compare_sets(
     config: CompareConfig,
     physics: Physics,
     show: Callable[[SystemSet, Outcome, float], None],
-) -> Iterator[SetComparison]:
-    """Every rule on every set; yields the comparison of each set as soon as it is there."""
-    names = [plan.name for plan in plans]
-    reference = config.reference if config.reference in names else names[0]
+) -> Iterator[SetComparison | SetFailure]:
+    """Every rule on every set; yields what came of each set as soon as it is there. One that fails ends no other."""
     for item in sets:
-        outcomes = []
-        for outcome, seconds in run_set(plans, item, config, physics):
-            show(item, outcome, seconds)
-            outcomes.append(outcome)
-        comparison = summarise(
-            outcomes, reference=reference, cost=config.cost, resamples=config.resamples, seed=config.seed
-        )
-        yield SetComparison(item, comparison)
+        try:
+            outcomes = []
+            for outcome, seconds in run_set(plans, item, config, physics):
+                show(item, outcome, seconds)
+                outcomes.append(outcome)
+            comparison = summarise(
+                outcomes,
+                reference=chosen_reference(plans, config),
+                cost=config.cost,
+                resamples=config.resamples,
+                seed=config.seed,
+            )
+        except (ValueError, ArithmeticError, RuntimeError, MemoryError) as error:  # of memory torch raises the third
+            yield SetFailure(item, str(error) or type(error).__name__)
+        else:
+            yield SetComparison(item, comparison)
+
+
+def chosen_reference(plans: Sequence[Plan], config: CompareConfig) -> str:
+    """The rule that the others are compared with: that of the configuration, or the first of those that are there."""
+    names = [plan.name for plan in plans]
+    return config.reference if config.reference in names else names[0]
 
 
 def check_sets(plans: Sequence[Plan], sets: Sequence[SystemSet], where: str) -> None:

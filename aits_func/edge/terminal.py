@@ -12,6 +12,8 @@ from typing import Any, NoReturn
 import torch
 
 from ..base import engine
+from ..loops.bootstrap import FEWEST_SYSTEMS, decides
+from ..loops.compare import Comparison
 from ..loops.epoch import EpochInfo
 from ..loops.rules import Outcome as RuleOutcome
 from ..loops.work_precision import Need
@@ -108,33 +110,75 @@ def comparison_progress(total: int) -> Callable[[SystemSet, RuleOutcome, float],
 def print_needs(
     result: SetComparison, metric: str = "mean_energy_error", quantiles: Sequence[float] = (0.5, 0.9)
 ) -> None:
-    """What every rule needs for an error, and the ratio to the reference, for the first metric of a report."""
+    """What every rule needs for an error, and the ratio to the reference, for the first metric of a report.
+
+    A ratio is followed by "?" if it decides nothing: its 90 % interval, or what it is a bound of, may be on either side
+    of 1, or there are too few systems for an interval.
+    """
     comparison = result.comparison
     for quantile in quantiles:
         rows = [need for need in comparison.needs if (need.metric, need.quantile) == (metric, quantile)]
         levels = list(dict.fromkeys(need.level for need in rows))
         which = "median" if quantile == 0.5 else f"{100 * quantile:g} %"
+        if comparison.systems == 1 and quantile != 0.5:
+            continue
+        table = load_extra("rich.table", "cli").Table()
+        table.add_column("rule")
+        table.add_column("failed", justify="right")
+        for level in levels:
+            table.add_column(f"{level:.0e}", justify="right")
+        for rule in dict.fromkeys(point.rule for point in comparison.points):
+            needs = {(need.rule, need.level): need for need in rows}
+            cells = [_need_cell(needs[rule, level], needs[comparison.reference, level], comparison) for level in levels]
+            table.add_row(_plain(rule), _failed(comparison, rule), *cells)
         title = (
             f"{result.systems.label} ({comparison.systems}): {comparison.cost} force evaluations for a time-averaged "
             f"energy error ({which}), and the ratio to {comparison.reference}"
         )
-        if comparison.systems == 1 and quantile != 0.5:
-            continue
-        table = load_extra("rich.table", "cli").Table(title=_plain(title))
-        table.add_column("rule")
-        for level in levels:
-            table.add_column(f"{level:.0e}", justify="right")
-        for rule in dict.fromkeys(point.rule for point in comparison.points):
-            cells = [_need_cell(next(n for n in rows if (n.rule, n.level) == (rule, level))) for level in levels]
-            table.add_row(_plain(rule), *cells)
-        _console().print(table)
+        console = _console()
+        console.print(_plain(title))
+        console.print(table)
+        console.print(_plain(_legend(comparison, metric, quantile, bool(levels))))
 
 
-def _need_cell(need: Need) -> str:
-    if not math.isfinite(need.evaluations.value):
+def _legend(comparison: Comparison, metric: str, quantile: float, reached: bool) -> str:
+    """What the signs of a table of needs mean; or why there is nothing in it."""
+    if reached:
+        few = f" (fewer than {FEWEST_SYSTEMS} systems)" if comparison.systems < FEWEST_SYSTEMS else ""
+        return f"–: no tolerance of the sweep reaches it; ≤ ≥: a bound; ?: within its 90 % interval it may be 1{few}"
+    if all(point.failed == point.systems for point in comparison.points):
+        return "no rule reaches any error: every system failed, with every rule and tolerance"
+    if all(math.isnan(point.error(metric, quantile).value) for point in comparison.points):
+        return "no rule reaches any error: it was not measured"
+    return "no rule reaches any of these errors: try smaller tolerances"
+
+
+def _failed(comparison: Comparison, rule: str) -> str:
+    """How many systems failed with a rule, least and most over its tolerances."""
+    counts = [point.failed for point in comparison.points if point.rule == rule]
+    least, most = min(counts), max(counts)
+    span = f"{most}" if least == most else f"{least}–{most}"
+    return f"{span} of {comparison.systems}" if most else "0"
+
+
+def _need_cell(need: Need, reference: Need, comparison: Comparison) -> str:
+    if math.isnan(need.evaluations.value):
+        return "not measured"
+    if math.isinf(need.evaluations.value):
         return "–"
-    ratio = f" ({need.ratio.value:.2g})" if 0 < need.ratio.value < math.inf else ""
-    return f"{'≤ ' if need.bound else ''}{need.evaluations.value:,.0f}{ratio}"
+    return f"{'≤ ' if need.bound else ''}{need.evaluations.value:,.0f}{_ratio(need, reference, comparison)}"
+
+
+def _ratio(need: Need, reference: Need, comparison: Comparison) -> str:
+    """The ratio in brackets; "" where it would only say how the sweeps were chosen."""
+    if need.rule == reference.rule:
+        return " (1)"
+    if not 0 < need.ratio.value < math.inf or (need.bound and reference.bound):
+        return ""
+    bound = "≤ " if need.bound else "≥ " if reference.bound else ""
+    beyond = (need.bound and need.ratio.low > 1) or (reference.bound and need.ratio.high < 1)
+    sure = decides(need.ratio, systems=comparison.systems, resamples=comparison.resamples) and not beyond
+    return f" ({bound}{need.ratio.value:.2g}{'' if sure else '?'})"
 
 
 def print_table(title: str, rows: Sequence[tuple[str, Any]]) -> None:
