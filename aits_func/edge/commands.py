@@ -122,7 +122,7 @@ def compare(options: dict[str, Any]) -> int:
         if results:
             _draw(draw_work_precision, directory / "work_precision.png", results)
         for result in results:
-            print_needs(result)
+            print_needs(result, resamples=config.resamples)
         for failure in failures:
             print(
                 one_line(f"aits: error: {failure.systems.label} could not be compared: {failure.reason}"),

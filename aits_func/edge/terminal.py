@@ -108,12 +108,16 @@ def comparison_progress(total: int) -> Callable[[SystemSet, RuleOutcome, float],
 
 
 def print_needs(
-    result: SetComparison, metric: str = "mean_energy_error", quantiles: Sequence[float] = (0.5, 0.9)
+    result: SetComparison,
+    metric: str = "mean_energy_error",
+    quantiles: Sequence[float] = (0.5, 0.9),
+    *,
+    resamples: int,
 ) -> None:
     """What every rule needs for an error, and the ratio to the reference, for the first metric of a report.
 
     A ratio is followed by "?" if it decides nothing: its 90 % interval, or what it is a bound of, may be on either side
-    of 1, or there are too few systems for an interval.
+    of 1, or there are too few systems, or no ``resamples``, for an interval.
     """
     comparison = result.comparison
     for quantile in quantiles:
@@ -129,7 +133,10 @@ def print_needs(
             table.add_column(f"{level:.0e}", justify="right")
         for rule in dict.fromkeys(point.rule for point in comparison.points):
             needs = {(need.rule, need.level): need for need in rows}
-            cells = [_need_cell(needs[rule, level], needs[comparison.reference, level], comparison) for level in levels]
+            cells = [
+                _need_cell(needs[rule, level], needs[comparison.reference, level], resamples and comparison.systems)
+                for level in levels
+            ]
             table.add_row(_plain(rule), _failed(comparison, rule), *cells)
         title = (
             f"{result.systems.label} ({comparison.systems}): {comparison.cost} force evaluations for a time-averaged "
@@ -161,23 +168,23 @@ def _failed(comparison: Comparison, rule: str) -> str:
     return f"{span} of {comparison.systems}" if most else "0"
 
 
-def _need_cell(need: Need, reference: Need, comparison: Comparison) -> str:
+def _need_cell(need: Need, reference: Need, systems: int) -> str:
     if math.isnan(need.evaluations.value):
         return "not measured"
     if math.isinf(need.evaluations.value):
         return "–"
-    return f"{'≤ ' if need.bound else ''}{need.evaluations.value:,.0f}{_ratio(need, reference, comparison)}"
+    return f"{'≤ ' if need.bound else ''}{need.evaluations.value:,.0f}{_ratio(need, reference, systems)}"
 
 
-def _ratio(need: Need, reference: Need, comparison: Comparison) -> str:
-    """The ratio in brackets; "" where it would only say how the sweeps were chosen."""
+def _ratio(need: Need, reference: Need, systems: int) -> str:
+    """The ratio, with an interval from so many systems, in brackets; "" where it only says how the sweeps were chosen."""
     if need.rule == reference.rule:
         return " (1)"
     if not 0 < need.ratio.value < math.inf or (need.bound and reference.bound):
         return ""
     bound = "≤ " if need.bound else "≥ " if reference.bound else ""
     beyond = (need.bound and need.ratio.low > 1) or (reference.bound and need.ratio.high < 1)
-    sure = decides(need.ratio, systems=comparison.systems, resamples=comparison.resamples) and not beyond
+    sure = decides(need.ratio, systems=systems) and not beyond
     return f" ({bound}{need.ratio.value:.2g}{'' if sure else '?'})"
 
 

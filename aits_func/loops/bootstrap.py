@@ -87,18 +87,17 @@ def estimates(samples: Tensor) -> Tensor:
     return torch.cat([value, torch.where(value.isnan(), value, interval)], -1)
 
 
-def decides(ratio: Estimate, *, systems: int, resamples: int) -> bool:
+def decides(ratio: Estimate, *, systems: int) -> bool:
     """Whether a ratio says which of two is smaller: its 90 % interval over the systems lies on one side of 1.
 
     Args:
         ratio: with its interval.
-        systems: how many it is over; `FEWEST_SYSTEMS` are needed.
-        resamples: how many the interval was made of; of none there is no interval.
+        systems: how many the interval was made of, 0 if nothing was resampled; `FEWEST_SYSTEMS` are needed.
 
     Returns:
         False if the interval contains 1, or nothing is known about it.
     """
-    if systems < FEWEST_SYSTEMS or resamples < 1 or math.isnan(ratio.low) or math.isnan(ratio.high):
+    if systems < FEWEST_SYSTEMS or math.isnan(ratio.low) or math.isnan(ratio.high):
         return False
     return ratio.high < 1 or ratio.low > 1
 

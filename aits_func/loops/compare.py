@@ -29,7 +29,6 @@ class Comparison(NamedTuple):
     reference: str  # the rule that the ratios are over
     cost: str  # what stands for a rule's cost in the needs: median or mean force evaluations
     systems: int  # B
-    resamples: int  # that the intervals were made of; 0: they have no width
 
 
 def compare(
@@ -121,7 +120,7 @@ def summarise(
         for metric in METRICS
         for need in make_needs(names, metric, chosen, errors[metric], levels, reference=reference)
     ]
-    return Comparison(make_points(rows, costs, errors), tuple(needs), reference, cost, size, resamples)
+    return Comparison(make_points(rows, costs, errors), tuple(needs), reference, cost, size)
 
 
 def _check_options(

@@ -39,7 +39,7 @@ def shown(capsys, outcomes, resamples=100):
     """The lines of the first table, and the line under it."""
     size = len(outcomes[0].statistics.failed)
     systems = SystemSet("pairs", binaries(0, size), torch.ones(size), torch.ones(size))
-    print_needs(SetComparison(systems, summarise(outcomes, resamples=resamples)), quantiles=(0.5,))
+    print_needs(SetComparison(systems, summarise(outcomes, resamples=resamples)), quantiles=(0.5,), resamples=resamples)
     return capsys.readouterr().out.splitlines()
 
 
