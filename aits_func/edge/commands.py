@@ -35,6 +35,7 @@ from .systems import SystemSet
 from .terminal import (
     comparison_progress,
     compilation_report,
+    describe_end,
     print_needs,
     print_scores,
     print_table,
@@ -249,7 +250,7 @@ def _report_training(outcome: training.Outcome, directory: Path) -> int:
     if outcome.failure:
         print(f"aits: error: {outcome.failure}; what was learned is in {directory}", file=sys.stderr)
         return 1
-    print(f"trained policy: {directory / files.CHECKPOINT}")
+    print(f"trained policy: {directory / files.CHECKPOINT}{describe_end(outcome.summary)}")
     return 0
 
 

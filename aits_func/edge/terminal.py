@@ -39,14 +39,37 @@ def training_progress(total: int, done: int) -> Iterator[Callable[[EpochInfo, in
 
 
 def describe(info: EpochInfo) -> str:
-    """One epoch in one line."""
-    replay = info.replay
-    if not info.collect.recorded:
-        return "nothing recorded: windows are filling, or every system has retired"
+    """One epoch in one line: what it came to, and its numbers where there are any."""
+    collect, replay, words = info.collect, info.replay, _OUTCOMES[info.outcome]
+    if collect.stuck:
+        words = f"{words} ({len(collect.stuck)} of its systems)"
+    if info.outcome == "skipped":
+        words = f"{words} ({collect.recorded} samples)"
+    if not collect.recorded:
+        return words
     return (
         f"passed {100 * replay.pass_rate:5.1f} %  in band {100 * replay.band_rate:5.1f} %  "
-        f"energy error {replay.mean_energy_error:.1e}  mean dt {replay.mean_dt:.2e}"
+        f"energy error {replay.mean_energy_error:.1e}  mean dt {replay.mean_dt:.2e}  {words}"
     )
+
+
+def describe_end(summary: dict[str, Any]) -> str:
+    """What the last epoch of a training came to, and how many of the epochs converged; "" if the last one did."""
+    if summary["outcome"] == "converged":
+        return ""
+    converged, epochs = summary["outcomes"].get("converged", 0), summary["epochs"]
+    return f" (last epoch: {_OUTCOMES[summary['outcome']]}; {converged} of {epochs} epochs converged)"
+
+
+_OUTCOMES = {
+    "converged": "converged",
+    "not_converged": "not converged",
+    "retrain_limit": "stuck: a step cannot be learned",
+    "below_rounding": "stuck: the threshold is below rounding",
+    "skipped": "not replayed: fewer samples than min_replay_size",
+    "filling": "nothing recorded: windows are filling",
+    "retired": "nothing tried: every system has retired",
+}
 
 
 def compilation_report(device: torch.device) -> Callable[[engine.Compilation], None]:
@@ -177,7 +200,7 @@ def _need_cell(need: Need, reference: Need, systems: int) -> str:
 
 
 def _ratio(need: Need, reference: Need, systems: int) -> str:
-    """The ratio, with an interval from so many systems, in brackets; "" where it only says how the sweeps were chosen."""
+    """The ratio, its interval from so many systems, in brackets; "" where it only says how the sweeps were chosen."""
     if need.rule == reference.rule:
         return " (1)"
     if not 0 < need.ratio.value < math.inf or (need.bound and reference.bound):
