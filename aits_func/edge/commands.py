@@ -287,7 +287,8 @@ def _simulate(ready: _Simulation, directory: Path, summary: dict[str, Any]) -> i
             results += [simulation.run_rule(classic, sets, config, physics) for classic, _ in rules]
             unmatched = [classic.name for classic, matched in rules if not matched]
     scores = [simulation.score(of_rule[i]) for i in range(len(sets)) for of_rule in results]
-    lines = simulation.verdict(scores) + [f"{name}: its cost could not be matched" for name in unmatched]
+    lines = simulation.verdict(results, tolerance=config.compare_tolerance, seed=config.seed)
+    lines += [f"{name}: its cost could not be matched" for name in unmatched]
     # Everything is on disk before it is shown: nobody may be there any more who reads it.
     files.write_arrays(
         directory / files.TRAJECTORY, {k: v for r in results[0] for k, v in simulation.arrays(r).items()}
@@ -330,8 +331,8 @@ def _report_simulation(results: Sequence[simulation.Result], directory: Path, *,
     fatal = bool(failures) and not (compared and any(r.info.status.eq(simulation.FINISHED).any() for r in results))
     if failures:
         print(
-            f"{'aits: error' if fatal else 'warning'}: systems did not finish ({'; '.join(failures)}); raise max_steps "
-            f"or shorten t_end, and see {directory / files.SUMMARY}",
+            f"{'aits: error' if fatal else 'warning'}: systems did not finish ({'; '.join(failures)}); "
+            f"{simulation.remedies(results)}; see {directory / files.SUMMARY}",
             file=sys.stderr,
         )
     return 1 if fatal else 0

@@ -100,7 +100,7 @@ def compilation_report(device: torch.device) -> Callable[[engine.Compilation], N
 
 def print_scores(scores: Sequence[Score]) -> None:
     """The table of rules and sets."""
-    table = load_extra("rich.table", "cli").Table(title="energy error at equal numbers of force evaluations")
+    table = load_extra("rich.table", "cli").Table(title="energy error, and what it cost")
     for name in ("systems", "rule", "forces", "seconds", "failed"):
         table.add_column(name, justify="left" if name in ("systems", "rule") else "right")
     for name in ("final, median", "final, 90 %", "average, median", "average, 90 %"):
