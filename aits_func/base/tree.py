@@ -116,10 +116,14 @@ def scaled_norm(tree: Any) -> tuple[Tensor, Tensor]:
     return torch.where(positive, torch.where(positive, square, torch.ones_like(square)).sqrt(), square), unit
 
 
+def leaf_names(tree: Any) -> list[str]:
+    """The dotted path of every leaf, in the order of `leaves`; {"a.b": x, "a": {"b": y}} has two of one path."""
+    return [".".join(map(_entry_name, path)) for path in optree.tree_accessors(tree)]
+
+
 def named_leaves(tree: Any) -> dict[str, Tensor]:
     """Leaves by their dotted path: field names of NamedTuples, keys of dicts, indices of tuples."""
-    accessors, flat, _ = optree.tree_flatten_with_accessor(tree)
-    return {".".join(_entry_name(entry) for entry in path): leaf for path, leaf in zip(accessors, flat, strict=True)}
+    return dict(zip(leaf_names(tree), leaves(tree), strict=True))
 
 
 def _entry_name(entry: Any) -> str:

@@ -3,7 +3,7 @@
 import contextlib
 import shlex
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -35,12 +35,14 @@ from .systems import SystemSet
 from .terminal import (
     comparison_progress,
     compilation_report,
+    describe_end,
     print_needs,
     print_scores,
     print_table,
     training_progress,
 )
-from .trained import load_policy, trained_config
+from .trained import load_policy, say_cast, trained_config
+from .untrusted import one_line
 
 
 def train(options: dict[str, Any]) -> int:
@@ -92,7 +94,7 @@ def both(options: dict[str, Any]) -> int:
 
 
 def compare(options: dict[str, Any]) -> int:
-    """``aits compare``: exit code 0; systems that fail are part of the result."""
+    """``aits compare``: exit code 0, or 1 if a set could not be compared; systems that fail are part of the result."""
     _require_extras()
     where, tables, flags = _sources(options)
     config = build_config(CompareConfig, tables, flags, where=where)
@@ -103,17 +105,32 @@ def compare(options: dict[str, Any]) -> int:
     with _new_run(options, {"compare": config_to_dict(config)}) as directory:
         for name in missing:
             print(f"missing: {name} needs REBOUND; pip install 'aits_func[rebound]'", file=sys.stderr)
+            if name == config.reference:
+                instead = comparison.chosen_reference(plans, config)
+                print(f"note: {name} was to be the reference; ratios are to {instead} instead")
+        for note in comparison.notes(plans):
+            print(f"note: {note}", file=sys.stderr)
         total = len(sets) * sum(len(plan.tolerances) for plan in plans)
         results: list[comparison.SetComparison] = []
+        failures: list[comparison.SetFailure] = []
         with watch_compilation(compilation_report(physics.device)):
             for result in comparison.compare_sets(plans, sets, config, physics, comparison_progress(total)):
+                if isinstance(result, comparison.SetFailure):
+                    failures.append(result)
+                    continue
                 results.append(result)
                 comparison_files.write_tables(directory, results)  # after every set: hours of work are lost to nothing
-                draw_work_precision(directory / "work_precision.png", results)
+        if results:
+            _draw(draw_work_precision, directory / "work_precision.png", results)
         for result in results:
-            print_needs(result)
+            print_needs(result, resamples=config.resamples)
+        for failure in failures:
+            print(
+                one_line(f"aits: error: {failure.systems.label} could not be compared: {failure.reason}"),
+                file=sys.stderr,
+            )
         print(f"written to {directory}")
-    return 0
+    return 1 if failures else 0
 
 
 def inspect(options: dict[str, Any]) -> int:
@@ -233,7 +250,7 @@ def _report_training(outcome: training.Outcome, directory: Path) -> int:
     if outcome.failure:
         print(f"aits: error: {outcome.failure}; what was learned is in {directory}", file=sys.stderr)
         return 1
-    print(f"trained policy: {directory / files.CHECKPOINT}")
+    print(f"trained policy: {directory / files.CHECKPOINT}{describe_end(outcome.summary)}")
     return 0
 
 
@@ -244,6 +261,7 @@ class _Simulation(NamedTuple):
     physics: Physics
     rule: simulation.Rule
     sets: list[SystemSet]
+    note: str  # about the policy; "" for none
 
 
 def _prepare_simulation(config: SimulateConfig, trained: TrainConfig, checkpoint: Path, where: str) -> _Simulation:
@@ -253,12 +271,14 @@ def _prepare_simulation(config: SimulateConfig, trained: TrainConfig, checkpoint
     sets = simulation.load_sets(config, physics, where)
     _check_fit(read_metadata(checkpoint).shapes, features, trained, sets)
     rule = simulation.Rule(simulation.LEARNED, policy, params, features.history_len, float("nan"))
-    return _Simulation(config, physics, rule, sets)
+    return _Simulation(config, physics, rule, sets, say_cast(checkpoint, params))
 
 
 def _simulate(ready: _Simulation, directory: Path, summary: dict[str, Any]) -> int:
     """Simulate, compare, draw, print, and add to the summary; returns the exit code."""
-    config, physics, rule, sets = ready
+    config, physics, rule, sets, note = ready
+    if note:
+        print(f"note: {note}", file=sys.stderr)
     unmatched = []
     with watch_compilation(compilation_report(physics.device)):
         results = [simulation.run_rule(rule, sets, config, physics)]
@@ -267,21 +287,38 @@ def _simulate(ready: _Simulation, directory: Path, summary: dict[str, Any]) -> i
             results += [simulation.run_rule(classic, sets, config, physics) for classic, _ in rules]
             unmatched = [classic.name for classic, matched in rules if not matched]
     scores = [simulation.score(of_rule[i]) for i in range(len(sets)) for of_rule in results]
-    lines = simulation.verdict(scores) + [f"{name}: its cost could not be matched" for name in unmatched]
+    lines = simulation.verdict(results, tolerance=config.compare_tolerance, seed=config.seed)
+    lines += [f"{name}: its cost could not be matched" for name in unmatched]
     # Everything is on disk before it is shown: nobody may be there any more who reads it.
-    draw_orbits(directory / "orbits.png", results[0])
-    draw_energy(directory / "energy_error.png", results)
-    draw_steps(directory / "steps.png", results)
     files.write_arrays(
         directory / files.TRAJECTORY, {k: v for r in results[0] for k, v in simulation.arrays(r).items()}
     )
+    ends, too_large = simulation.end_states(results[0], config)
+    files.write_ends(directory, ends)
     numbers = [simulation.result_summary(result) for of_rule in results for result in of_rule]
     files.write_summary(directory, summary | {"simulate": {"results": numbers, "verdict": lines}})
+    _draw(draw_orbits, directory / "orbits.png", results[0])
+    _draw(draw_energy, directory / "energy_error.png", results)
+    _draw(draw_steps, directory / "steps.png", results)
     print_scores(scores)
     for line in lines:
         print(line)
+    if ends:
+        print(f"to go on from where these end: --systems {shlex.quote(str(directory / files.ENDS))}/*.json")
+    for label in too_large:
+        print(f"{label}: more bodies than a file of initial conditions holds; its end is in {files.TRAJECTORY} alone")
     print(f"written to {directory}")
     return _report_simulation(results[0], directory, compared=config.compare)
+
+
+def _draw(draw: Callable[[Path, Any], None], path: Path, results: Any) -> None:
+    """Draw a picture; one that cannot be drawn takes no numbers with it, and a line says so."""
+    try:
+        draw(path, results)
+    except WriteError:
+        raise
+    except (ValueError, ArithmeticError, RuntimeError, MemoryError, Warning) as error:  # whatever matplotlib has
+        print(one_line(f"warning: {path}: could not be drawn: {error}; the numbers are in the files"), file=sys.stderr)
 
 
 def _report_simulation(results: Sequence[simulation.Result], directory: Path, *, compared: bool) -> int:
@@ -294,8 +331,8 @@ def _report_simulation(results: Sequence[simulation.Result], directory: Path, *,
     fatal = bool(failures) and not (compared and any(r.info.status.eq(simulation.FINISHED).any() for r in results))
     if failures:
         print(
-            f"{'aits: error' if fatal else 'warning'}: systems did not finish ({'; '.join(failures)}); raise max_steps "
-            f"or shorten t_end, and see {directory / files.SUMMARY}",
+            f"{'aits: error' if fatal else 'warning'}: systems did not finish ({'; '.join(failures)}); "
+            f"{simulation.remedies(results)}; see {directory / files.SUMMARY}",
             file=sys.stderr,
         )
     return 1 if fatal else 0

@@ -23,8 +23,8 @@ def write_tables(directory: Path, results: Sequence[SetComparison]) -> None:
     """
     points = [row for result in results for point in result.comparison.points for row in _point_rows(result, point)]
     needs = [_need_row(result, need) for result in results for need in result.comparison.needs]
-    _write_csv(directory / POINTS, points)
-    _write_csv(directory / NEEDS, needs)
+    _write_csv(directory / POINTS, points, tuple(points[0]) if points else ())
+    _write_csv(directory / NEEDS, needs, NEED_COLUMNS)  # of rules that reach no level there is no row
     table = {
         result.systems.label: {
             "systems": result.comparison.systems,
@@ -56,6 +56,12 @@ def _point_rows(result: SetComparison, point: Point) -> Iterator[dict[str, Any]]
             yield head | {"metric": metric, "quantile": quantile} | _interval("error", point.error(metric, quantile))
 
 
+NEED_COLUMNS = (
+    *("set", "rule", "metric", "quantile", "level", "bound"),
+    *("evaluations", "evaluations_low", "evaluations_high", "ratio", "ratio_low", "ratio_high"),
+)
+
+
 def _need_row(result: SetComparison, need: Need) -> dict[str, Any]:
     head = {
         "set": result.systems.label,
@@ -83,10 +89,9 @@ def _plain(entry: dict[str, Any]) -> dict[str, Any]:
     return {key: value._asdict() if isinstance(value, Estimate) else value for key, value in entry.items()}
 
 
-def _write_csv(path: Path, rows: Sequence[dict[str, Any]]) -> None:
+def _write_csv(path: Path, rows: Sequence[dict[str, Any]], columns: Sequence[str]) -> None:
     buffer = io.StringIO()
-    if rows:
-        writer = csv.DictWriter(buffer, rows[0].keys(), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
+    writer = csv.DictWriter(buffer, columns, lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
     write_atomically(path, buffer.getvalue().encode())

@@ -24,7 +24,7 @@ from .rebound_peer import FINISHED as PEER_FINISHED
 from .rebound_peer import PEER_RULES, PEERS, available, run_rebound
 from .run_directory import checkpoint_file
 from .systems import SystemSet
-from .trained import load_policy, trained_config
+from .trained import load_policy, say_cast, trained_config
 
 _KINDS = ("criterion", "checkpoint", "peer")
 _WORDS = ("name", "scheme", "integrator", "criterion", "weights", "unit", "checkpoint", "peer")
@@ -59,6 +59,13 @@ class SetComparison(NamedTuple):
     comparison: Comparison
 
 
+class SetFailure(NamedTuple):
+    """A set of systems that could not be compared."""
+
+    systems: SystemSet
+    reason: str
+
+
 def plan_rules(config: CompareConfig, physics: Physics, where: str) -> tuple[list[Plan], list[str]]:
     """The rules of a configuration, and the names of peers that are not installed.
 
@@ -91,6 +98,14 @@ def plan_rules(config: CompareConfig, physics: Physics, where: str) -> tuple[lis
     return plans, missing
 
 
+def notes(plans: Sequence[Plan]) -> list[str]:
+    """What is to be said about the policies of the rules, a line each."""
+    learned = {
+        plan.spec["checkpoint"]: plan.predictor for plan in plans if "checkpoint" in plan.spec and plan.predictor
+    }
+    return [note for path, of in learned.items() if (note := say_cast(checkpoint_file(Path(path)), of.params))]
+
+
 def run_set(
     plans: Sequence[Plan], item: SystemSet, config: CompareConfig, physics: Physics
 ) -> Iterator[tuple[Outcome, float]]:
@@ -109,19 +124,31 @@ def compare_sets(
     config: CompareConfig,
     physics: Physics,
     show: Callable[[SystemSet, Outcome, float], None],
-) -> Iterator[SetComparison]:
-    """Every rule on every set; yields the comparison of each set as soon as it is there."""
-    names = [plan.name for plan in plans]
-    reference = config.reference if config.reference in names else names[0]
+) -> Iterator[SetComparison | SetFailure]:
+    """Every rule on every set; yields what came of each set as soon as it is there. One that fails ends no other."""
     for item in sets:
-        outcomes = []
-        for outcome, seconds in run_set(plans, item, config, physics):
-            show(item, outcome, seconds)
-            outcomes.append(outcome)
-        comparison = summarise(
-            outcomes, reference=reference, cost=config.cost, resamples=config.resamples, seed=config.seed
-        )
-        yield SetComparison(item, comparison)
+        try:
+            outcomes = []
+            for outcome, seconds in run_set(plans, item, config, physics):
+                show(item, outcome, seconds)
+                outcomes.append(outcome)
+            comparison = summarise(
+                outcomes,
+                reference=chosen_reference(plans, config),
+                cost=config.cost,
+                resamples=config.resamples,
+                seed=config.seed,
+            )
+        except (ValueError, ArithmeticError, RuntimeError, MemoryError) as error:  # of memory torch raises the third
+            yield SetFailure(item, str(error) or type(error).__name__)
+        else:
+            yield SetComparison(item, comparison)
+
+
+def chosen_reference(plans: Sequence[Plan], config: CompareConfig) -> str:
+    """The rule that the others are compared with: that of the configuration, or the first of those that are there."""
+    names = [plan.name for plan in plans]
+    return config.reference if config.reference in names else names[0]
 
 
 def check_sets(plans: Sequence[Plan], sets: Sequence[SystemSet], where: str) -> None:

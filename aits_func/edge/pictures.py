@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from torch import Tensor
+
 from .checkpoint import write_atomically
 from .config import TrainConfig
 from .extras import load_extra
@@ -45,7 +47,7 @@ def draw_orbits(path: Path, results: Sequence["Result"]) -> None:
     """The path of the first system of every set, in the plane of its first two coordinates."""
     figure, axes = _figure(len(results), (4.2 * len(results), 4.2))
     for axis, result in zip(axes, results, strict=True):
-        path_of = result.info.recording.position[:, 0].cpu()
+        path_of = _placeable(result.info.recording.position[:, 0].cpu())
         for body in range(path_of.shape[1]):
             colour = _COLOURS[body % len(_COLOURS)]
             axis.plot(path_of[:, body, 0], path_of[:, body, 1], color=colour, lw=0.8)
@@ -80,8 +82,9 @@ _SHOWN = (("mean_energy_error", "time-averaged |ΔE/E₀|"), ("max_potential_err
 def draw_work_precision(path: Path, results: Sequence["SetComparison"]) -> None:
     """Error against force evaluations, one line per rule: a column for every set, a row for each of two errors.
 
-    Points are medians over the systems, bars their 90 % bootstrap intervals; the thin line is the 90 % quantile. Also
-    written as .pdf beside it.
+    Points are medians over the systems, bars their 90 % bootstrap intervals; the thin line is the 90 % quantile. What
+    has no place on logarithmic axes is left out (an error of 0, or an infinite one, as of a median system that failed),
+    and where nothing is left, that is written there. Also written as .pdf beside it.
     """
     size = (1.2 + 4.4 * len(results), 7.6)
     figure = load_extra("matplotlib.figure", "cli").Figure(figsize=size, layout="constrained")
@@ -91,31 +94,59 @@ def draw_work_precision(path: Path, results: Sequence["SetComparison"]) -> None:
         for axis, (metric, label) in zip(column, _SHOWN, strict=True):
             for number, rule in enumerate(rules):
                 _draw_curve(axis, [p for p in result.comparison.points if p.rule == rule], metric, number)
-            axis.set(xscale="log", yscale="log", xlabel="force evaluations per system", ylabel=label)
+            axis.set(xlabel="force evaluations per system", ylabel=label)
+            if axis.has_data():
+                axis.set(xscale="log", yscale="log")
+            else:
+                why = _why_nothing(result.comparison.points, metric)
+                axis.text(0.5, 0.5, f"nothing to draw:\n{why}", ha="center", va="center", transform=axis.transAxes)
             axis.grid(alpha=0.25)
         count = result.comparison.systems
         column[0].set_title(result.systems.label.replace("$", r"\$") + (f" ({count} systems)" if count > 1 else ""))
-    handles, labels = axes[0][0].get_legend_handles_labels()
-    figure.legend(handles, labels, loc="outside lower center", ncols=3, fontsize=8, frameon=False)
+    shown = [axis.get_legend_handles_labels() for axis in axes.flat]
+    by_rule = {
+        label: handle for handles, labels in reversed(shown) for handle, label in zip(handles, labels, strict=True)
+    }
+    if by_rule:
+        figure.legend(by_rule.values(), by_rule.keys(), loc="outside lower center", ncols=3, fontsize=8, frameon=False)
     _save(figure, path)
     _save(figure, path.with_suffix(".pdf"))
 
 
 def _draw_curve(axis: Any, points: Sequence["Point"], metric: str, number: int) -> None:
-    """One rule; points that have no finite place are left out."""
+    """One rule; points that have no place on logarithmic axes are left out."""
     shown = sorted(
         (p.median_evaluations.value, *p.error(metric, 0.5), p.error(metric, 0.9).value)
         for p in points
-        if math.isfinite(p.median_evaluations.value) and 0 < p.error(metric, 0.5).value < math.inf
+        if _has_place(p.median_evaluations.value) and _has_place(p.error(metric, 0.5).value)
     )
+    if not shown:
+        return
     style = {"color": _COLOURS[number % len(_COLOURS)], "marker": _MARKERS[number // len(_COLOURS) % len(_MARKERS)]}
     cost = [row[0] for row in shown]
     value = [row[1] for row in shown]
-    below = [row[1] - min(row[2], row[1]) for row in shown]
-    above = [row[3] - row[1] if math.isfinite(row[3]) else 0.0 for row in shown]
+    below = [row[1] - row[2] if _has_place(row[2]) and row[2] < row[1] else 0.0 for row in shown]
+    above = [row[3] - row[1] if _has_place(row[3]) and row[3] > row[1] else 0.0 for row in shown]
     axis.errorbar(cost, value, [below, above], **style, ms=4, lw=1.2, capsize=2, label=points[0].rule)
-    tail = [(row[0], row[4]) for row in shown if row[4] < math.inf]
+    tail = [(row[0], row[4]) for row in shown if _has_place(row[4])]
     axis.plot([x for x, _ in tail], [y for _, y in tail], color=style["color"], lw=0.6, alpha=0.6)
+
+
+def _has_place(value: float) -> bool:
+    """Whether a logarithmic axis has room for a number."""
+    return 1 / _LARGEST < value < _LARGEST
+
+
+def _why_nothing(points: Sequence["Point"], metric: str) -> str:
+    """What keeps the points of a set from being drawn: one line."""
+    errors = [point.error(metric, 0.5).value for point in points]
+    if all(point.failed == point.systems for point in points):
+        return "every system failed, with every rule"
+    if all(math.isnan(error) for error in errors):
+        return "this error was not measured"
+    if all(error == 0 for error in errors):
+        return "every error is exactly 0"
+    return "no error is finite and larger than 0"
 
 
 def _draw_against_time(path: Path, results: Sequence[Sequence["Result"]], field: str, label: str) -> None:
@@ -124,13 +155,19 @@ def _draw_against_time(path: Path, results: Sequence[Sequence["Result"]], field:
         for axis, result in zip(axes, of_rule, strict=True):
             recording = result.info.recording
             time, value = recording.time[1:, 0].cpu(), getattr(recording, field)[1:, 0].cpu()
-            shown = value > 0
+            shown = (value > 1 / _LARGEST) & (value < _LARGEST)
+            time = _placeable(time)
             axis.plot(time[shown], value[shown], color=_COLOURS[number], lw=0.8, label=result.rule.name)
             axis.set(xlabel="time", ylabel=label, title=_title(result))
     for axis in axes:
         _log_scale(axis)
     axes[0].legend(fontsize=8)
     _save(figure, path)
+
+
+def _placeable(values: Tensor) -> Tensor:
+    """The numbers, NaN for one that no axis has room for, which is then left out."""
+    return values.double().masked_fill(~(values.abs() < _LARGEST), math.nan)
 
 
 def _title(result: "Result") -> str:

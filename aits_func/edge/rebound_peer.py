@@ -17,6 +17,7 @@ from torch.func import vmap
 from ..base.check import check_system, has_room, make_room, require, require_choice
 from ..base.tree import cast, concatenate, expand, stack, take
 from ..base.types import System
+from ..loops.arguments import check_end
 from ..loops.collect import check_energies
 from ..physics.gravity import Gravity, build_gravity
 from ..physics.invariants import angular_momentum, centre_of_mass
@@ -209,15 +210,8 @@ def _check_systems(systems: System, t_end: Tensor | float, gravity: Gravity) -> 
     check_system(systems, softening=gravity.softening, batched=True, where="run_rebound")
     check_energies(systems, gravity=gravity, energy_scale="total", where="run_rebound")
     end = torch.as_tensor(t_end, dtype=torch.float64, device="cpu").expand_as(systems.time)
-    span = end - systems.time
-    late = (span > 0) & (span < math.inf)
-    if not bool(late.all()):
-        number = int((~late).nonzero()[0])
-        raise ValueError(
-            f"run_rebound: t_end must be finite and later than the start, got {float(end[number])} for system "
-            f"{number}, which starts at {float(systems.time[number])}"
-        )
-    return span
+    check_end("run_rebound", systems.time, end)
+    return end - systems.time
 
 
 def _run_one(system: System, span: float, setting: _Setting, return_error: bool) -> PeerResult:

@@ -9,13 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from .checkpoint import is_left_behind, write_atomically
-from .config import InputError, read_toml
+from .config import InputError, WriteError, read_toml
 from .extras import load_extra
 from .tracking import jsonable
 
 CONFIG, METRICS, CHECKPOINT, SUMMARY = "config.toml", "metrics.jsonl", "checkpoint.safetensors", "summary.json"
 TRAINING_TRAJECTORY, TRAJECTORY = "training_trajectory.npz", "trajectory.npz"
 TRAINING_PICTURE = "training.png"
+ENDS = "end"  # the directory of the states that a simulation ended in, a file for every system
 LOCK = ".lock"  # there while a process works in the directory, or after one was stopped there at once; no harm then
 
 
@@ -99,6 +100,20 @@ def write_arrays(path: Path, arrays: dict[str, Any]) -> None:
     buffer = io.BytesIO()
     numpy.savez_compressed(buffer, **{name: tensor.cpu().numpy() for name, tensor in arrays.items()})
     write_atomically(path, buffer.getvalue())
+
+
+def write_ends(path: Path, contents: dict[str, dict[str, Any]]) -> None:
+    """Write one .json for every system into the directory `ENDS`, see `end_states` of simulation_run.
+
+    Raises:
+        WriteError: if one cannot be written.
+    """
+    try:
+        (path / ENDS).mkdir(exist_ok=True)
+    except OSError as error:
+        raise WriteError(path / ENDS, error) from None
+    for name, content in contents.items():
+        write_atomically(path / ENDS / f"{name}.json", (json.dumps(content, indent=1) + "\n").encode())
 
 
 def _refuse_another_run(path: Path) -> None:

@@ -1,9 +1,11 @@
 """A simulation run: a policy on systems it has never seen, beside classical rules at equal cost."""
 
 import math
+import re
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import replace
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import torch
@@ -11,17 +13,29 @@ from torch import Tensor
 
 from ..base.tree import cast, take
 from ..base.types import Params, System
+from ..loops.bootstrap import (
+    FEWEST_SYSTEMS,
+    Estimate,
+    as_estimates,
+    count_draws,
+    decides,
+    draw_resamples,
+    resampled_quantiles,
+)
 from ..loops.equal_cost import match_cost
+from ..loops.remedies import REMEDY_OF_STATUS
 from ..loops.simulate import SimulationInfo, simulate
 from ..physics.criteria import build_criterion
 from ..timestep.policy import Policy, build_criterion_policy
 from ..timestep.run import FINISHED, STATUS_NAMES
 from .assemble import Physics, build_config_scheme
 from .config import CompareConfig, InputError, SimulateConfig
-from .systems import SystemSet, array_name, group_by_shape, load_systems
+from .initial_condition_files import MAX_BODIES
+from .systems import FILE_SUFFIXES, SystemSet, array_name, group_by_shape, load_systems
 
 LEARNED = "learned policy"
 QUANTILES = {"median": 0.5, "90 %": 0.9}
+_RESAMPLES = 1000  # of a verdict: the ends of its intervals are then order statistics that 50 lie beyond
 
 
 class Rule(NamedTuple):
@@ -114,6 +128,9 @@ def classical_rules(
     """
     drawn = [r for r in learned if len(r.systems.t_end) > 1] or list(learned)
     target = sum(int(r.info.force_evaluations.sum()) for r in drawn)
+    if not target:
+        show("the learned policy took no step, so there is no cost at which another rule could be compared with it")
+        return []
     span = sum(float((r.systems.t_end - r.systems.systems.time).sum()) for r in drawn)
     sets = [r.systems for r in drawn]
     quiet = replace(config, record_every=0)
@@ -168,29 +185,81 @@ def score(result: Result) -> Score:
     )
 
 
-def verdict(scores: Sequence[Score]) -> list[str]:
-    """Where the learned policy loses to a classical rule, and where it wins, one sentence per set and rule."""
-    sentences = []
-    mine = {s.systems: s for s in scores if s.rule == LEARNED}
-    for other in (s for s in scores if s.rule != LEARNED):
-        ours = mine[other.systems]
-        pairs = [
-            (f"{which} error, {name}", getattr(ours, kind)[name], getattr(other, kind)[name])
-            for kind, which in (("final", "final"), ("mean", "time-averaged"))
-            for name in (QUANTILES if other.size > 1 else ["median"])
+def verdict(results: Sequence[Sequence[Result]], *, tolerance: float, seed: int = 0) -> list[str]:
+    """Where the learned policy wins and loses against the classical rules, a sentence for every set and rule.
+
+    And for all drawn systems together, if there are several sets: their cost is what was made equal. An error is won or
+    lost if the ratio of the two, with its 90 % bootstrap interval over the systems (paired), lies on one side of 1,
+    and whoever wins spends no more force evaluations, within the tolerance. A policy that fails more often than the
+    other rule wins nothing. All else is undecided, and the sentence says why.
+
+    Args:
+        results: the learned policy on every set, then every classical rule on every set.
+        tolerance: relative; force evaluations within it are equal.
+        seed: the key of the resamples.
+    """
+    learned, *others = results
+    drawn = [number for number, result in enumerate(learned) if len(result.systems.t_end) > 1]
+    groups = [(result.systems.label, [number]) for number, result in enumerate(learned)]
+    groups += [("all drawn systems", drawn)] if len(drawn) > 1 else []
+    return [
+        _sentence(label, [learned[n] for n in numbers], [of_rule[n] for n in numbers], tolerance, seed)
+        for label, numbers in groups
+        for of_rule in others
+    ]
+
+
+def _sentence(label: str, ours: Sequence[Result], theirs: Sequence[Result], tolerance: float, seed: int) -> str:
+    """The verdict on some sets together."""
+    size = sum(len(result.systems.t_end) for result in ours)
+    failed, failed_theirs = (sum(int((r.info.status != FINISHED).sum()) for r in side) for side in (ours, theirs))
+    spent, spent_theirs = (sum(int(r.info.force_evaluations.sum()) for r in side) for side in (ours, theirs))
+    share = spent / max(spent_theirs, 1)
+    ratios = _ratios(ours, theirs, seed)
+    sure = {what: ratio for what, ratio in ratios.items() if decides(ratio, systems=size)}
+    won = [w for w, r in sure.items() if r.high < 1 and share <= 1 + tolerance and failed <= failed_theirs]
+    lost = [w for w, r in sure.items() if r.low > 1 and share >= 1 - tolerance]
+    undecided = [what for what in ratios if what not in (*won, *lost)]
+    if len(won) == len(ratios):
+        body = f"wins everywhere: {'; '.join(won)}"
+    elif not won and not lost:
+        body = f"neither wins nor loses: {'; '.join(undecided)}"
+    else:
+        named = (("wins in ", won), ("LOSES in ", lost), ("undecided: ", undecided))
+        body = ", and ".join(f"{word}{'; '.join(whats)}" for word, whats in named if whats)
+    notes = []
+    if size < FEWEST_SYSTEMS:
+        notes.append(f"fewer than {FEWEST_SYSTEMS} systems decide nothing")
+    if not 1 - tolerance <= share <= 1 + tolerance:
+        notes.append(f"the costs are not equal: it spends {share:.2g} times the force evaluations of that rule")
+    if failed or failed_theirs:
+        notes.append(f"it fails on {failed} of {size} systems, that rule on {failed_theirs}")
+    tail = f" [{'; '.join(notes)}]" if notes else ""
+    return f"{label}, against the {theirs[0].rule.name}: the learned policy {body}{tail}"
+
+
+def _ratios(ours: Sequence[Result], theirs: Sequence[Result], seed: int) -> dict[str, Estimate]:
+    """The policy's error over the other rule's, with its interval: for each error and quantile, named with numbers."""
+    size = sum(len(result.systems.t_end) for result in ours)
+    counts = count_draws(draw_resamples(size, _RESAMPLES, seed=seed))
+    quantiles = QUANTILES if size > 1 else {"median": 0.5}
+    found = {}
+    for field, which in (("final_energy_error", "final"), ("mean_energy_error", "time-averaged")):
+        errors = [
+            torch.cat([_counted(getattr(r.info, field), r.info.status != FINISHED) for r in s]) for s in (ours, theirs)
         ]
-        lost = [f"{what} ({a:.1e} against {b:.1e})" for what, a, b in pairs if not a <= b]
-        head = f"{other.systems}, against the {other.rule}: the learned policy "
-        share = other.force_evaluations / ours.force_evaluations
-        tail = "" if 0.9 < share < 1.1 else f" [that rule spends {share:.2g} times the force evaluations here]"
-        undecided = [what for what, a, b in pairs if a == b]
-        body = "LOSES in " + "; ".join(lost) if lost else "wins everywhere"
-        if undecided and not lost:
-            body = "wins or draws"
-        if undecided:
-            body += f" (undecided: {'; '.join(undecided)})"
-        sentences.append(head + body + tail)
-    return sentences
+        table = resampled_quantiles(torch.stack(errors), counts, list(quantiles.values()))
+        for name, (mine, other) in zip(quantiles, table.transpose(0, 1), strict=True):
+            (ratio,) = as_estimates((mine / other)[None])
+            interval = f", ratio {ratio.value:.3g} [{ratio.low:.3g}, {ratio.high:.3g}]" if size > 1 else ""
+            found[f"{which} error, {name} ({float(mine[0]):.3g} against {float(other[0]):.3g}{interval})"] = ratio
+    return found
+
+
+def remedies(results: Sequence[Result]) -> str:
+    """What to do about the systems that did not finish, one clause for every status that there is."""
+    codes = sorted({int(code) for result in results for code in result.info.status} - {FINISHED})
+    return "; ".join(f"{STATUS_NAMES[code]}: {REMEDY_OF_STATUS[STATUS_NAMES[code]]}" for code in codes)
 
 
 def failures(result: Result) -> str:
@@ -223,9 +292,59 @@ def result_summary(result: Result) -> dict[str, Any]:
 
 
 def arrays(result: Result) -> dict[str, Tensor]:
-    """The recorded path of one set: time (S, B), position (S, B, N, D), dt (S, B), energy error (S, B)."""
+    """The recorded path of one set: time (S, B), position and velocity (S, B, N, D), dt (S, B), energy error (S, B).
+
+    And the masses, (B, N), without which it is no system.
+    """
     name = array_name(result.systems.label)
-    return {f"{name}_{key}": value for key, value in result.info.recording._asdict().items()}
+    path = {f"{name}_{key}": value for key, value in result.info.recording._asdict().items()}
+    return path | {f"{name}_mass": result.systems.systems.mass}
+
+
+def end_states(results: Sequence[Result], config: SimulateConfig) -> tuple[dict[str, dict[str, Any]], list[str]]:
+    """The last state of every system as a file that ``systems`` reads, so that another run can go on from there.
+
+    Of a system that did not finish it is the last good state. What a scheme carries (ρ, W) is not in it: a run that
+    goes on starts its scheme afresh.
+
+    Args:
+        results: one rule on every set.
+        config: of the run, with the constants that the state belongs to.
+
+    Returns:
+        ({name of the file without suffix: what is in it}, labels of sets with more bodies than such a file may hold).
+    """
+    contents: dict[str, dict[str, Any]] = {}
+    too_large = []
+    for number, result in enumerate(results, 1):
+        label, count = result.systems.label, len(result.systems.t_end)
+        if result.end.mass.shape[-1] > MAX_BODIES:
+            too_large.append(label)
+            continue
+        name = _own_name(_file_name(label, number), contents)
+        for row in range(count):
+            place = f"{name}_{row:0{len(str(count - 1))}d}" if count > 1 else name
+            contents[place] = _content(take(result.end, row), config)
+    return contents, too_large
+
+
+def _content(system: System, config: SimulateConfig) -> dict[str, Any]:
+    # Double holds every float exactly, and Python writes the shortest text that reads as the same double.
+    numbers = {key: getattr(system, key).cpu().double().tolist() for key in ("time", "mass", "position", "velocity")}
+    return {"G": config.G, "softening": config.softening, **numbers}
+
+
+def _file_name(label: str, number: int) -> str:
+    """A label as the name of a file; of one that is no plain word the number of its set."""
+    word = Path(label).stem if label.lower().endswith(FILE_SUFFIXES) else label.replace(" ", "_")
+    return word if re.fullmatch(r"\w[\w.-]{0,99}", word, re.ASCII) else f"set_{number}"
+
+
+def _own_name(name: str, taken: Collection[str]) -> str:
+    """The name, with a letter behind it if it would meet another, with a row's number or without."""
+    while any(other == name or re.fullmatch(rf"{re.escape(name)}_\d+", other) for other in taken):
+        name += "_b"
+    return name
 
 
 def _rows(info: SimulationInfo, rows: slice) -> SimulationInfo:
@@ -236,5 +355,10 @@ def _rows(info: SimulationInfo, rows: slice) -> SimulationInfo:
 
 def _quantiles(error: Tensor, failed: Tensor) -> dict[str, float]:
     """Quantiles over systems without interpolation, as failed systems are infinite."""
-    values = torch.where(failed | error.isnan(), torch.full_like(error, math.inf), error).sort().values
+    values = _counted(error, failed).sort().values
     return {name: float(values[min(int(q * len(values)), len(values) - 1)]) for name, q in QUANTILES.items()}
+
+
+def _counted(error: Tensor, failed: Tensor) -> Tensor:
+    """The errors (B,) as they count: infinite where a system failed; float64 on the CPU."""
+    return error.double().masked_fill(failed | error.isnan(), math.inf).cpu()

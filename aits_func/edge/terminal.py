@@ -12,6 +12,8 @@ from typing import Any, NoReturn
 import torch
 
 from ..base import engine
+from ..loops.bootstrap import FEWEST_SYSTEMS, decides
+from ..loops.compare import Comparison
 from ..loops.epoch import EpochInfo
 from ..loops.rules import Outcome as RuleOutcome
 from ..loops.work_precision import Need
@@ -37,14 +39,37 @@ def training_progress(total: int, done: int) -> Iterator[Callable[[EpochInfo, in
 
 
 def describe(info: EpochInfo) -> str:
-    """One epoch in one line."""
-    replay = info.replay
-    if not info.collect.recorded:
-        return "nothing recorded: windows are filling, or every system has retired"
+    """One epoch in one line: what it came to, and its numbers where there are any."""
+    collect, replay, words = info.collect, info.replay, _OUTCOMES[info.outcome]
+    if collect.stuck:
+        words = f"{words} ({len(collect.stuck)} of its systems)"
+    if info.outcome == "skipped":
+        words = f"{words} ({collect.recorded} samples)"
+    if not collect.recorded:
+        return words
     return (
         f"passed {100 * replay.pass_rate:5.1f} %  in band {100 * replay.band_rate:5.1f} %  "
-        f"energy error {replay.mean_energy_error:.1e}  mean dt {replay.mean_dt:.2e}"
+        f"energy error {replay.mean_energy_error:.1e}  mean dt {replay.mean_dt:.2e}  {words}"
     )
+
+
+def describe_end(summary: dict[str, Any]) -> str:
+    """What the last epoch of a training came to, and how many of the epochs converged; "" if the last one did."""
+    if summary["outcome"] == "converged":
+        return ""
+    converged, epochs = summary["outcomes"].get("converged", 0), summary["epochs"]
+    return f" (last epoch: {_OUTCOMES[summary['outcome']]}; {converged} of {epochs} epochs converged)"
+
+
+_OUTCOMES = {
+    "converged": "converged",
+    "not_converged": "not converged",
+    "retrain_limit": "stuck: a step cannot be learned",
+    "below_rounding": "stuck: the threshold is below rounding",
+    "skipped": "not replayed: fewer samples than min_replay_size",
+    "filling": "nothing recorded: windows are filling",
+    "retired": "nothing tried: every system has retired",
+}
 
 
 def compilation_report(device: torch.device) -> Callable[[engine.Compilation], None]:
@@ -75,7 +100,7 @@ def compilation_report(device: torch.device) -> Callable[[engine.Compilation], N
 
 def print_scores(scores: Sequence[Score]) -> None:
     """The table of rules and sets."""
-    table = load_extra("rich.table", "cli").Table(title="energy error at equal numbers of force evaluations")
+    table = load_extra("rich.table", "cli").Table(title="energy error, and what it cost")
     for name in ("systems", "rule", "forces", "seconds", "failed"):
         table.add_column(name, justify="left" if name in ("systems", "rule") else "right")
     for name in ("final, median", "final, 90 %", "average, median", "average, 90 %"):
@@ -106,35 +131,84 @@ def comparison_progress(total: int) -> Callable[[SystemSet, RuleOutcome, float],
 
 
 def print_needs(
-    result: SetComparison, metric: str = "mean_energy_error", quantiles: Sequence[float] = (0.5, 0.9)
+    result: SetComparison,
+    metric: str = "mean_energy_error",
+    quantiles: Sequence[float] = (0.5, 0.9),
+    *,
+    resamples: int,
 ) -> None:
-    """What every rule needs for an error, and the ratio to the reference, for the first metric of a report."""
+    """What every rule needs for an error, and the ratio to the reference, for the first metric of a report.
+
+    A ratio is followed by "?" if it decides nothing: its 90 % interval, or what it is a bound of, may be on either side
+    of 1, or there are too few systems, or no ``resamples``, for an interval.
+    """
     comparison = result.comparison
     for quantile in quantiles:
         rows = [need for need in comparison.needs if (need.metric, need.quantile) == (metric, quantile)]
         levels = list(dict.fromkeys(need.level for need in rows))
         which = "median" if quantile == 0.5 else f"{100 * quantile:g} %"
+        if comparison.systems == 1 and quantile != 0.5:
+            continue
+        table = load_extra("rich.table", "cli").Table()
+        table.add_column("rule")
+        table.add_column("failed", justify="right")
+        for level in levels:
+            table.add_column(f"{level:.0e}", justify="right")
+        for rule in dict.fromkeys(point.rule for point in comparison.points):
+            needs = {(need.rule, need.level): need for need in rows}
+            cells = [
+                _need_cell(needs[rule, level], needs[comparison.reference, level], resamples and comparison.systems)
+                for level in levels
+            ]
+            table.add_row(_plain(rule), _failed(comparison, rule), *cells)
         title = (
             f"{result.systems.label} ({comparison.systems}): {comparison.cost} force evaluations for a time-averaged "
             f"energy error ({which}), and the ratio to {comparison.reference}"
         )
-        if comparison.systems == 1 and quantile != 0.5:
-            continue
-        table = load_extra("rich.table", "cli").Table(title=_plain(title))
-        table.add_column("rule")
-        for level in levels:
-            table.add_column(f"{level:.0e}", justify="right")
-        for rule in dict.fromkeys(point.rule for point in comparison.points):
-            cells = [_need_cell(next(n for n in rows if (n.rule, n.level) == (rule, level))) for level in levels]
-            table.add_row(_plain(rule), *cells)
-        _console().print(table)
+        console = _console()
+        console.print(_plain(title))
+        console.print(table)
+        console.print(_plain(_legend(comparison, metric, quantile, bool(levels))))
 
 
-def _need_cell(need: Need) -> str:
-    if not math.isfinite(need.evaluations.value):
+def _legend(comparison: Comparison, metric: str, quantile: float, reached: bool) -> str:
+    """What the signs of a table of needs mean; or why there is nothing in it."""
+    if reached:
+        few = f" (fewer than {FEWEST_SYSTEMS} systems)" if comparison.systems < FEWEST_SYSTEMS else ""
+        return f"–: no tolerance of the sweep reaches it; ≤ ≥: a bound; ?: within its 90 % interval it may be 1{few}"
+    if all(point.failed == point.systems for point in comparison.points):
+        return "no rule reaches any error: every system failed, with every rule and tolerance"
+    if all(math.isnan(point.error(metric, quantile).value) for point in comparison.points):
+        return "no rule reaches any error: it was not measured"
+    return "no rule reaches any of these errors: try smaller tolerances"
+
+
+def _failed(comparison: Comparison, rule: str) -> str:
+    """How many systems failed with a rule, least and most over its tolerances."""
+    counts = [point.failed for point in comparison.points if point.rule == rule]
+    least, most = min(counts), max(counts)
+    span = f"{most}" if least == most else f"{least}–{most}"
+    return f"{span} of {comparison.systems}" if most else "0"
+
+
+def _need_cell(need: Need, reference: Need, systems: int) -> str:
+    if math.isnan(need.evaluations.value):
+        return "not measured"
+    if math.isinf(need.evaluations.value):
         return "–"
-    ratio = f" ({need.ratio.value:.2g})" if 0 < need.ratio.value < math.inf else ""
-    return f"{'≤ ' if need.bound else ''}{need.evaluations.value:,.0f}{ratio}"
+    return f"{'≤ ' if need.bound else ''}{need.evaluations.value:,.0f}{_ratio(need, reference, systems)}"
+
+
+def _ratio(need: Need, reference: Need, systems: int) -> str:
+    """The ratio, its interval from so many systems, in brackets; "" where it only says how the sweeps were chosen."""
+    if need.rule == reference.rule:
+        return " (1)"
+    if not 0 < need.ratio.value < math.inf or (need.bound and reference.bound):
+        return ""
+    bound = "≤ " if need.bound else "≥ " if reference.bound else ""
+    beyond = (need.bound and need.ratio.low > 1) or (reference.bound and need.ratio.high < 1)
+    sure = decides(need.ratio, systems=systems) and not beyond
+    return f" ({bound}{need.ratio.value:.2g}{'' if sure else '?'})"
 
 
 def print_table(title: str, rows: Sequence[tuple[str, Any]]) -> None:

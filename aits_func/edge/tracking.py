@@ -111,10 +111,10 @@ def _is_count(value: Any) -> bool:
 
 
 def epoch_metrics(info: EpochInfo, seconds: float) -> dict[str, Any]:
-    """One epoch as plain numbers: its two phases by name, without the history of iterations."""
+    """One epoch as plain numbers: what it came to (`EpochInfo.outcome`), and its two phases, without the iterations."""
     collect = {f"collect_{key}": value for key, value in info.collect._asdict().items() if key != "stuck"}
     replay = {f"replay_{key}": value for key, value in info.replay._asdict().items() if key != "history"}
-    return {"epoch": info.epoch, "seconds": round(seconds, 3), **collect, **replay}
+    return {"epoch": info.epoch, "outcome": info.outcome, "seconds": round(seconds, 3), **collect, **replay}
 
 
 def _line(metrics: dict[str, Any]) -> str:

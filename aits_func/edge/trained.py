@@ -14,7 +14,7 @@ from torch import Tensor
 from ..base.check import check_system
 from ..base.tree import named_leaves
 from ..base.types import Params, TrainState
-from .checkpoint import load_checkpoint, read_metadata
+from .checkpoint import load_checkpoint, other_dtypes, read_metadata
 from .config import TrainConfig, config_from_dict, least_weights
 from .untrusted import InputError
 
@@ -36,19 +36,28 @@ def trained_config(path: str | Path) -> TrainConfig:
 
 
 def load_policy(path: str | Path, like: Params) -> Params:
-    """The parameters of the policy in a checkpoint.
+    """The parameters of the policy in a checkpoint, cast where it was trained in another dtype (see `say_cast`).
 
     Args:
         path: the file.
-        like: parameters of the same policy.
+        like: parameters of the same policy, in the dtype and on the device that they are wanted in.
 
     Raises:
         InputError: as `load_checkpoint`, and naming the first leaf with a NaN or an infinite number, with which a
             policy predicts nothing.
     """
-    params = load_checkpoint(path, like, prefix="params.")
+    params = load_checkpoint(path, like, prefix="params.", cast=True)
     _require_finite(path, {f"params.{name}": leaf for name, leaf in named_leaves(params).items()})
     return params
+
+
+def say_cast(path: str | Path, params: Params) -> str:
+    """One line about a policy that was trained in another dtype than the parameters are in; "" if it was in theirs."""
+    pairs = sorted({tuple(map(str, pair)) for pair in other_dtypes(path, params, prefix="params.").values()})
+    changes = " and ".join(
+        f"{theirs.removeprefix('torch.')}, cast to {ours.removeprefix('torch.')}" for theirs, ours in pairs
+    )
+    return f"{path}: the policy was trained in {changes}" if pairs else ""
 
 
 def load_state(path: str | Path, like: TrainState) -> TrainState:

@@ -2,6 +2,8 @@
 
 import math
 import time
+import warnings
+from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -11,9 +13,10 @@ import torch
 from ..base.engine import Compilation, watch_compilation
 from ..base.rng import fold_in
 from ..base.types import Population, TrainState
-from ..loops.collect import BELOW_ROUNDING, COMPLETE, init_population, init_train_state
-from ..loops.epoch import EpochInfo, run_two_phase_training
-from ..loops.resolution import check_reach, remedy
+from ..loops.collect import COMPLETE, init_population, init_train_state
+from ..loops.epoch import EpochInfo, TrainingWarning, run_two_phase_training
+from ..loops.remedies import say_never_replayed, say_stuck
+from ..loops.resolution import check_reach
 from . import run_directory as files
 from .assemble import (
     Training,
@@ -148,22 +151,23 @@ def train(
 
     began = time.perf_counter()
     info = None
-    warnings: tuple[str, ...] = ()
+    found: tuple[str, ...] = ()
     summary: dict[str, Any] = {}
-    with watch_compilation(hear):
+    with watch_compilation(hear), warnings.catch_warnings():
+        warnings.simplefilter("ignore", TrainingWarning)  # what they say is found below, and stands in the summary
         for state, info in epochs:
             of_compiler = {} if config.compile == "off" else {"compile_seconds": round(sum(compiling), 3)}
             tracker.log(epoch_metrics(info, time.perf_counter() - began) | of_compiler)
             if info.epoch + 1 == config.epochs or info.collect.status != COMPLETE:
-                warnings = _warnings(config, training, info, read_metrics(directory / files.METRICS))
-                summary = _write_results(directory, config, info, warnings)
+                found = _warnings(config, training, info, read_metrics(directory / files.METRICS))
+                summary = _write_results(directory, config, info, found)
             _save(directory, state, config)
             show(info, config.epochs)
             compiling.clear()
             began = time.perf_counter()
     assert info is not None  # resume() and the range of epochs see to it that there is one
     _draw_if_missing(directory, config)
-    return Outcome(config, training, state, summary, _failure(info, config), warnings)
+    return Outcome(config, training, state, summary, _failure(info, config), found)
 
 
 _EPOCH_KEYS = (
@@ -214,29 +218,22 @@ def _stop_times(sets: list[SystemSet], groups: list[SystemSet], where: str) -> l
 def _failure(info: EpochInfo, config: TrainConfig) -> str:
     if info.collect.status == COMPLETE:
         return ""
-    if info.collect.status == BELOW_ROUNDING:
-        worst = max(info.collect.stuck, key=lambda each: each.rounding_error)
-        return (
-            f"epoch {info.epoch}: energy_threshold = {config.energy_threshold:g} is below the rounding error of the "
-            f"energy of system {worst.system} of group {worst.group} as it is now, "
-            f"{remedy(worst.rounding_error, getattr(torch, config.dtype))}"
-        )
-    stuck = info.collect.stuck[0]
-    return (
-        f"epoch {info.epoch}: system {stuck.system} of group {stuck.group} was rejected {config.max_retrain_steps} "
-        f"times in a row (energy error {stuck.energy_error:.3g} at dt = {stuck.dt:.3g}, threshold "
-        f"{config.energy_threshold:g}); raise learning_rate, max_retrain_steps or energy_threshold"
+    own = "levenberg_marquardt"  # which has no learning rate
+    said = say_stuck(
+        info.collect,
+        max_retrain_steps=config.max_retrain_steps,
+        energy_threshold=config.energy_threshold,
+        dtype=getattr(torch, config.dtype),
+        remedy_of_limit="raise " + ("" if config.optimizer == own else "learning_rate, ") + "max_retrain_steps or "
+        "energy_threshold",
     )
+    return f"epoch {info.epoch}: {said}"
 
 
 def _warnings(config: TrainConfig, training: Training, info: EpochInfo, lines: list[dict[str, Any]]) -> tuple[str, ...]:
-    warnings = []
-    if info.collect.status == COMPLETE and all(line["replay_iterations"] == 0 for line in lines):
-        warnings.append(
-            f"Part 2 never ran: the last trajectory has {info.collect.recorded} samples, and min_replay_size is "
-            f"{config.min_replay_size}; raise steps_per_epoch, the number of systems, or the epochs if windows of "
-            f"history_len = {config.history_len} have to fill first"
-        )
+    outcomes = [_outcome(line) for line in lines]
+    never = say_never_replayed(outcomes, recorded=info.collect.recorded, min_replay_size=config.min_replay_size)
+    warnings = [never] if never else []
     if info.replay.below_rounding:
         name = "E_upper" if config.convergence == "band" else "energy_threshold"
         warnings.append(
@@ -269,6 +266,8 @@ def _summary(directory: Path, config: TrainConfig, info: EpochInfo, warnings: tu
     last = lines[-1]
     return {
         "status": info.collect.status,
+        "outcome": info.outcome,
+        "outcomes": dict(Counter(map(_outcome, lines))),  # epochs of each kind
         "epochs": info.epoch + 1,
         "seconds": round(sum(line["seconds"] for line in lines), 3),
         "compile_seconds": round(sum(line.get("compile_seconds", 0.0) for line in lines), 3),
@@ -279,6 +278,11 @@ def _summary(directory: Path, config: TrainConfig, info: EpochInfo, warnings: tu
         **{key: value for key, value in last.items() if key.startswith("replay_") and key != "replay_iterations"},
         "warnings": list(warnings),
     }
+
+
+def _outcome(line: dict[str, Any]) -> str:
+    """What the epoch of a line of metrics came to; older lines tell only whether Part 2 judged anything."""
+    return str(line.get("outcome") or ("not_converged" if line["replay_iterations"] else "skipped"))
 
 
 def _arrays(info: EpochInfo) -> dict[str, Any]:

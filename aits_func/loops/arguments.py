@@ -1,7 +1,9 @@
 """What the loops over time are asked for: how far, in what steps, and measured against what."""
 
+import itertools
 import math
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -51,20 +53,25 @@ def times_to_reach(
     *,
     t_end: float | Tensor | None,
     steps: int | None,
-    output_times: Sequence[float | Tensor] = (),
+    output_times: Sequence[float | Tensor] | Tensor = (),
 ) -> list[Tensor]:
     """The times to reach, (B,) each: the output times and the end, which is infinite for a number of steps.
+
+    An output time in narrower numbers than the systems' is the start, or the end, if it is that in its own numbers:
+    ``torch.linspace(0, T, 5)`` is float32, and there T may round up.
 
     Args:
         where: the function that error messages name.
         systems: a batch, leaves (B, ...).
         t_end: the time to end at, one for all or (B,), or None.
         steps: the number of steps to take instead, or None.
-        output_times: one for all or (B,) each.
+        output_times: one for all or (B,) each, a sequence or an array: ascending, from the start to t_end, both
+            included; a time may be there twice.
 
     Raises:
         ValueError: if the systems are no batch, neither or both of t_end and steps are given, a number of steps is
-            not ≥ 1 or comes with output times, or a time is not finite and later than the one before it.
+            not ≥ 1 or comes with output times, t_end is not finite and later than the start, or an output time is not
+            a number between the one before it (or the start) and t_end.
     """
     require(
         systems.mass.ndim == 2,
@@ -76,22 +83,41 @@ def times_to_reach(
     )
     whole = steps is None or (isinstance(steps, int) and steps >= 1)
     require(whole, f"{where}: steps must be a whole number >= 1, got {steps}")
-    require(steps is None or not output_times, f"{where}: output_times need t_end, not a number of steps")
-    wanted = (*output_times, math.inf if t_end is None else t_end)
-    targets = [_one_for_all(where, torch.as_tensor(t, dtype=systems.time.dtype), systems.time) for t in wanted]
-    before = systems.time
-    for number, target in enumerate(targets):
-        late = (target > before) & ((target < math.inf) | (steps is not None))
-        if not bool(late.all()):
-            what = "t_end" if number == len(targets) - 1 else f"output_times[{number}]"
+    wanted = _listed(where, output_times)
+    require(steps is None or not wanted, f"{where}: output_times need t_end, not a number of steps")
+    if t_end is None:
+        return [torch.full_like(systems.time, math.inf)]
+    end = _one_for_all(where, t_end, systems.time)
+    check_end(where, systems.time, end)
+    outputs = [_snapped(_one_for_all(where, t, systems.time), t, (systems.time, end)) for t in wanted]
+    for number, (before, target) in enumerate(itertools.pairwise((systems.time, *outputs))):
+        wrong = ~((target >= before) & (target <= end))
+        if bool(wrong.any()):
+            row = int(wrong.nonzero()[0])
             than = "the start" if number == 0 else f"output_times[{number - 1}]"
-            row = int((~late).nonzero()[0])
             raise ValueError(
-                f"{where}: {what} must be finite and later than {than}, got {float(target[row])} for system {row}, "
-                f"which {'starts' if number == 0 else 'is'} at {float(before[row])}"
+                f"{where}: output_times[{number}] must be a time between {than} and t_end, got {float(target[row])} "
+                f"for system {row}, where these are {float(before[row])} and {float(end[row])}; give the times in "
+                "ascending order, and a t_end that is not earlier than the last of them"
             )
-        before = target
-    return targets
+    return [*outputs, end]
+
+
+def check_end(where: str, start: Tensor, end: Tensor) -> None:
+    """Refuse times to end at, (B,), that are not finite and later than the starts, (B,).
+
+    Raises:
+        ValueError: naming the first system, and the remedy.
+    """
+    late = (end > start) & (end < math.inf)
+    if bool(late.all()):
+        return
+    row = int((~late).nonzero()[0])
+    back = "; to go back in time reverse the velocities, and run forwards by as long" if end[row] < start[row] else ""
+    raise ValueError(
+        f"{where}: t_end must be finite and later than the start, got {float(end[row])} for system {row}, which "
+        f"starts at {float(start[row])}{back}"
+    )
 
 
 def check_params(where: str, params: Params, systems: System) -> None:
@@ -110,9 +136,31 @@ def check_params(where: str, params: Params, systems: System) -> None:
         )
 
 
-def _one_for_all(where: str, t: Tensor, like: Tensor) -> Tensor:
+def _listed(where: str, output_times: Any) -> list[Any]:
+    """Times one by one; of an array there is no truth value that says whether there are any."""
+    try:
+        return list(output_times)
+    except TypeError:
+        raise ValueError(
+            f"{where}: output_times must be a sequence of times, e.g. (0.5, 1.0), got {output_times}"
+        ) from None
+
+
+def _one_for_all(where: str, t: Any, like: Tensor) -> Tensor:
+    t = torch.as_tensor(t, dtype=like.dtype)
     require(
         t.ndim == 0 or t.shape == like.shape,
         f"{where}: a time must be one number, or have shape ({len(like)},), one for each system; got {tuple(t.shape)}",
     )
     return t.to(like.device).expand_as(like)
+
+
+def _snapped(time: Tensor, given: Any, ends: tuple[Tensor, Tensor]) -> Tensor:
+    """The time as it was given, or one of the ends where it is that in the numbers in which it was given."""
+    own = torch.as_tensor(given).dtype if hasattr(given, "dtype") else time.dtype
+    if not own.is_floating_point or torch.finfo(own).bits >= torch.finfo(time.dtype).bits:
+        return time
+    there, apart = time.to(own), ends[0].to(own) != ends[1].to(own)  # numbers that tell the ends from each other
+    for end in ends:  # the difference is exact, as the two are that close; so is the sum, and its derivative stays
+        time = time + torch.where((there == end.to(own)) & apart, end - time, torch.zeros_like(time)).detach()
+    return time

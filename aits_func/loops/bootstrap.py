@@ -4,6 +4,7 @@ Letters: B systems, P rows (one rule at one tolerance each), Q quantiles, R resa
 which the first is the systems themselves.
 """
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -11,6 +12,10 @@ import torch
 from torch import Tensor
 
 from ..base.rng import generator
+
+FEWEST_SYSTEMS = 5
+"""Systems that an interval is made of, at least: that all of B fall on one side of 1 by chance has the probability
+2^(1 − B), less than one in ten from five on. Of one system the interval has no width, and says nothing."""
 
 _TAIL = 20  # one in so many resamples lies beyond either end of an interval: 90 % lie within
 
@@ -80,6 +85,21 @@ def estimates(samples: Tensor) -> Tensor:
     ends = torch.cat([tail, (known - 1 - tail).clamp(min=0)], -1)
     interval = others.sort(-1).values.gather(-1, ends)  # NaN is sorted to the end
     return torch.cat([value, torch.where(value.isnan(), value, interval)], -1)
+
+
+def decides(ratio: Estimate, *, systems: int) -> bool:
+    """Whether a ratio says which of two is smaller: its 90 % interval over the systems lies on one side of 1.
+
+    Args:
+        ratio: with its interval.
+        systems: how many the interval was made of, 0 if nothing was resampled; `FEWEST_SYSTEMS` are needed.
+
+    Returns:
+        False if the interval contains 1, or nothing is known about it.
+    """
+    if systems < FEWEST_SYSTEMS or math.isnan(ratio.low) or math.isnan(ratio.high):
+        return False
+    return ratio.high < 1 or ratio.low > 1
 
 
 def as_estimates(samples: Tensor) -> list[Estimate]:

@@ -1,5 +1,7 @@
 """Epochs: Part 1, then Part 2, again and again, as a generator that prints and writes nothing."""
 
+import math
+import warnings
 from collections.abc import Iterator
 from typing import Any, NamedTuple
 
@@ -10,11 +12,20 @@ from ..base.types import Population, TrainState
 from .collect import COMPLETE, CollectInfo, collect_trajectory
 from .learner import Learner
 from .objective import Groups
+from .remedies import REMEDY_OF_EPOCH, say_never_replayed, say_stuck
 from .replay import ReplayInfo, generalize_on_trajectory
+
+_WHERE = "run_two_phase_training"
+
+
+class TrainingWarning(UserWarning):
+    """A training that goes on, or has ended, without having learned what it was asked to."""
 
 
 class EpochInfo(NamedTuple):
     """The report of one epoch, and the trajectory that it collected and replayed.
+
+    Where nothing was judged, ``replay.converged`` is False: of an epoch that is no success.
 
     Shapes: plain numbers in the reports; a trajectory of T samples in groups.
     """
@@ -23,6 +34,27 @@ class EpochInfo(NamedTuple):
     collect: CollectInfo
     replay: ReplayInfo
     trajectory: Groups  # a tuple of groups of T samples
+
+    @property
+    def outcome(self) -> str:
+        """What it came to, one word.
+
+        "converged" and "not_converged": Part 1 went to its end, and Part 2 judged what it collected.
+        "retrain_limit" and "below_rounding": the collection ended at a step that could not be learned, or Part 2 was
+        asked for what no step can meet.
+        "skipped", "filling" and "retired": nothing was judged, as the trajectory was smaller than min_replay_size,
+        windows are not full yet, or no system had a step to make.
+        """
+        if self.collect.status != COMPLETE:
+            return self.collect.status
+        if self.collect.accepted == 0:
+            return "retired"
+        return "filling" if self.collect.recorded == 0 else self.replay.outcome
+
+    @property
+    def converged(self) -> bool:
+        """Whether all systems made their steps, and Part 2 judged samples and converged."""
+        return self.outcome == "converged"
 
 
 def train_epoch_two_phase(
@@ -52,8 +84,9 @@ def train_epoch_two_phase(
         limit, Part 2 is run on what was collected.
 
     Raises:
-        ValueError: on an argument out of range; TypeError on an unknown keyword.
+        ValueError: if there is no population, or an argument is out of range; TypeError on an unknown keyword.
     """
+    _check_population(state, "train_epoch_two_phase")
     epoch = int(state.epoch)
     state = map_leaves(in_order, state)  # as it would lie if it came from a checkpoint: a resumed run is the same run
     state, trajectory, collected = collect_trajectory(
@@ -65,6 +98,7 @@ def train_epoch_two_phase(
     )
     key = fold_in(seed, "epoch", epoch)
     state, replayed = generalize_on_trajectory(state, trajectory, learner=learner, seed=key, compile=compile, **replay)
+    replayed = replayed._replace(converged=replayed.outcome == "converged")  # of nothing it is, by itself
     return state._replace(epoch=state.epoch + 1), EpochInfo(epoch, collected, replayed, trajectory)
 
 
@@ -92,17 +126,22 @@ def run_two_phase_training(
 
     Yields:
         (state, `EpochInfo`) after every epoch. The generator ends early after an epoch whose
-        collection reached max_retrain_steps.
+        collection ended at a step that could not be learned.
 
     Returns:
         An iterator, which does nothing until it is asked for an epoch.
 
+    Warns:
+        TrainingWarning: when it is asked for more after it has ended early, when every system has retired, and after
+            the last epoch if Part 2 judged nothing in any; each time with what to do.
+
     Raises:
-        ValueError: when called, if epochs < 1, or restart_from is given and steps_per_epoch ≤
+        ValueError: when called, if epochs < 1, there is no population, or restart_from is given and steps_per_epoch ≤
             history length, as every trajectory would be empty; on the first epoch, if another
             argument is out of range.
     """
     require(epochs >= 1, f"run_two_phase_training: epochs must be >= 1, got {epochs}")
+    _check_population(state if restart_from is None else state._replace(population=restart_from), _WHERE)
     if restart_from is not None:
         _check_restart(restart_from, int(epoch_options.get("steps_per_epoch", 1)))
     return _epochs(state, learner, epochs, seed, restart_from, epoch_options)
@@ -116,13 +155,44 @@ def _epochs(
     restart_from: tuple[Population, ...] | None,
     options: dict[str, Any],
 ) -> Iterator[tuple[TrainState, EpochInfo]]:
+    outcomes: list[str] = []
     while int(state.epoch) < epochs:
         if restart_from is not None:
             state = state._replace(population=restart_from)
         state, info = train_epoch_two_phase(state, learner=learner, seed=seed, **options)
         yield state, info
         if info.collect.status != COMPLETE:
+            _warn(f"stopped after epoch {info.epoch} of {epochs}: {_say_stuck(state, info, learner, options)}")
             return
+        if info.outcome == "retired" and "retired" not in outcomes:
+            _warn(f"epoch {info.epoch} tried nothing, as every system has retired; {REMEDY_OF_EPOCH['retired']}")
+        outcomes.append(info.outcome)
+    if outcomes and "retired" not in outcomes:
+        size = int(options.get("min_replay_size", 2))
+        _warn(say_never_replayed(outcomes, recorded=info.collect.recorded, min_replay_size=size))
+
+
+def _say_stuck(state: TrainState, info: EpochInfo, learner: Learner, options: dict[str, Any]) -> str:
+    limit = learner.objective.limit
+    return say_stuck(
+        info.collect,
+        max_retrain_steps=int(options.get("max_retrain_steps", 1000)),
+        energy_threshold=math.nan if limit is None else limit.energy_threshold,
+        dtype=state.population[0].sample.system.mass.dtype,
+    )
+
+
+def _warn(text: str) -> None:
+    if text:
+        warnings.warn(f"{_WHERE}: {text}", TrainingWarning, stacklevel=3)  # of the loop that asks for epochs
+
+
+def _check_population(state: TrainState, where: str) -> None:
+    require(
+        any(len(group.stop_time) for group in state.population),
+        f"{where}: the state has no population, so there is nothing to train on; hand one to init_train_state, made by "
+        "init_population",
+    )
 
 
 def _check_restart(population: tuple[Population, ...], steps_per_epoch: int) -> None:

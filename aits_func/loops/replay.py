@@ -56,7 +56,7 @@ class ReplayInfo(NamedTuple):
     Shapes: plain numbers; ``history`` as `ReplayHistory`. Units: ``mean_dt`` is a time.
     """
 
-    converged: bool
+    converged: bool  # also of an empty trajectory and of one that was skipped: see `outcome`
     iterations: int  # minibatches judged; 1-based number of the one that passed
     skipped: bool  # the trajectory was smaller than min_replay_size
     pass_rate: float  # accepted fraction of the whole trajectory
@@ -67,6 +67,21 @@ class ReplayInfo(NamedTuple):
     loss: float  # of the last minibatch
     below_rounding: int  # samples that are asked for an energy error below that of rounding
     history: ReplayHistory
+
+    @property
+    def outcome(self) -> str:
+        """What it came to: "converged" or "not_converged" if samples were judged, and if none was
+
+        "empty" (there was none), "skipped" (fewer than min_replay_size) or "below_rounding" (no step can be good
+        enough for any). ``converged`` alone does not tell: of nothing all samples pass, as in the source.
+        """
+        if self.skipped:
+            return "skipped"
+        if math.isnan(self.pass_rate):
+            return "empty"
+        if self.iterations == 0:
+            return "below_rounding"
+        return "converged" if self.converged else "not_converged"
 
 
 def sample_minibatch(trajectory: Groups, batch_size: int, *, seed: int = 0) -> Groups:

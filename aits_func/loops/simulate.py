@@ -76,7 +76,7 @@ def simulate(
     t_end: float | Tensor | None = None,
     steps: int | None = None,
     h: float | Tensor = 1.0,
-    output_times: Sequence[float | Tensor] = (),
+    output_times: Sequence[float | Tensor] | Tensor = (),
     history_len: int = 0,
     n_steps: int = 1,
     max_steps: int = 1_000_000,
@@ -108,7 +108,8 @@ def simulate(
         t_end: the time to end at, one for all or (B,), later than every start; or None with ``steps``.
         steps: the number of steps to take instead.
         h: a factor on the step, > 0; 1 for the policy's own step.
-        output_times: times between start and t_end, ascending, each one for all or (B,).
+        output_times: times from the start to t_end, both included, ascending, each one for all or (B,); a sequence
+            or an array, e.g. ``torch.linspace(0, t_end, 5)``.
         history_len: H, as the policy's features want it.
         n_steps: integrator steps of one dt in the direct scheme, steps of any other scheme; ≥ 1.
         max_steps: predicted steps after which a system ends with status "step limit", ≥ 1.
@@ -134,8 +135,9 @@ def simulate(
 
     Raises:
         ValueError: if t_end is not finite and later than every start, neither or both of t_end and steps are given,
-            a number is out of range, statistics are off and needed, energy_scale is another word, the scheme does
-            not take this policy, or an energy is no scale to measure by (see `check_energies`).
+            output_times do not ascend from start to t_end, a number is out of range, statistics are off and needed,
+            energy_scale is another word, the scheme does not take this policy, or an energy is no scale to measure by
+            (see `check_energies`).
     """
     single = systems.mass.ndim == 1
     if single:

@@ -20,6 +20,7 @@ class Recording(NamedTuple):
 
     time: Tensor  # (S, B)        time
     position: Tensor  # (S, B, N, D)  length
+    velocity: Tensor  # (S, B, N, D)  length / time
     dt: Tensor  # (S, B)        time; the step that led to it, 0 for the first
     energy_error: Tensor  # (S, B)        |E − E₀| over the energy scale
 
@@ -59,4 +60,4 @@ class Tape:
 
 
 def _frame(runs: Run) -> Recording:
-    return Recording(runs.system.time, runs.system.position, runs.dt, runs.error)
+    return Recording(runs.system.time, runs.system.position, runs.system.velocity, runs.dt, runs.error)

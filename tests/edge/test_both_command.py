@@ -12,6 +12,7 @@ ALL = {
     "checkpoint.safetensors",
     "training_trajectory.npz",
     "trajectory.npz",
+    "end",
     "summary.json",
     "training.png",
     "orbits.png",

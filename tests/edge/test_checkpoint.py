@@ -18,6 +18,7 @@ from aits_func.edge.checkpoint import (
     MAX_HEADER,
     Metadata,
     load_checkpoint,
+    other_dtypes,
     read_metadata,
     save_checkpoint,
     with_digest,
@@ -31,6 +32,7 @@ from aits_func.physics.initial_conditions import binaries, free_fall_triple
 
 safetensors = pytest.importorskip("safetensors.torch")
 
+W = torch.ones(2)
 CONFIG = {"epochs": 3, "systems": [{"kind": "binaries"}], "eta": 0.02}
 
 
@@ -42,6 +44,10 @@ def tree():
         "state": {"empty": torch.zeros(0, 2, dtype=torch.float64), "mask": torch.tensor([True, False])},
         "nothing": (),
     }
+
+
+def tensor(value):
+    return torch.tensor(value, dtype=torch.float64)
 
 
 def save(path, it=None, epoch=2):
@@ -225,6 +231,38 @@ def test_a_leaf_of_another_dtype_is_named_with_both(path):
     assert message.startswith(f"{path}: weight is (2, 3) torch.float64, this configuration wants (2, 3) torch.float32")
 
 
+def test_leaves_of_another_precision_are_cast_where_that_is_asked_for(path):
+    like = tree() | {"weight": tree()["weight"].float(), "layers": (torch.zeros(2).double(), tree()["layers"][1])}
+    loaded = load_checkpoint(path, like, cast=True)
+    assert_same(
+        loaded, tree() | {"weight": tree()["weight"].float(), "layers": (tensor([0.5, -0.0]), like["layers"][1])}
+    )
+    assert other_dtypes(path, like) == {
+        "weight": (torch.float64, torch.float32),
+        "layers.0": (torch.float32, torch.float64),
+    }
+    assert other_dtypes(path, tree()) == {}
+
+
+@pytest.mark.parametrize(
+    "part", [{"weight": torch.zeros(2, 3, dtype=torch.int64)}, {"state": {"mask": torch.zeros(2)}}]
+)
+def test_what_is_no_number_of_the_same_kind_is_never_cast(path, part):
+    like = tree() | {key: tree()[key] | leaf if isinstance(leaf, dict) else leaf for key, leaf in part.items()}
+    assert "; was it made by another one?" in refused(load_checkpoint, path, like, cast=True)
+
+
+def test_a_number_too_large_for_the_dtype_asked_for_is_named(tmp_path):
+    save(tmp_path / "b", {"w": tensor([1.0, 1e39])})
+    assert refused(load_checkpoint, tmp_path / "b", {"w": torch.zeros(2)}, cast=True) == (
+        f"{tmp_path / 'b'}: w is too large for torch.float32; compute in torch.float64, as it was saved"
+    )
+
+
+def test_a_tree_with_two_leaves_of_one_name_is_refused_when_it_is_loaded_into_too(path):
+    assert "two leaves are both called weight.a" in refused(load_checkpoint, path, {"weight.a": W, "weight": {"a": W}})
+
+
 # --- files that are no checkpoints
 
 
@@ -358,6 +396,56 @@ def test_a_pickle_is_refused_and_not_executed(tmp_path, monkeypatch, kind):
 def test_a_missing_file_and_a_folder_are_input_errors(tmp_path):
     assert "No such file" in refused(load_checkpoint, tmp_path / "none", tree())
     assert "Is a directory" in refused(load_checkpoint, tmp_path, tree())
+
+
+# --- what is refused before it is written
+
+
+@pytest.mark.parametrize(
+    ("tree", "complaint"),
+    [
+        ({"a.b": W, "a": {"b": W + 1}}, "two leaves are both called a.b, and one would be lost; rename a key"),
+        ({"a": {"b.c": W}, "a.b": {"c": W}}, "two leaves are both called a.b.c"),
+        ({"a": (W, W), "a.1": W}, "two leaves are both called a.1"),
+        ({1: W, "1": W}, "two leaves are both called 1"),
+        ({"__metadata__": W}, "cannot save a leaf called '__metadata__', which is reserved; give it another name"),
+        ({"sample.system.position": W}, "cannot save a leaf called 'sample.system.position', which is reserved"),
+        ({"\ud800": W}, "which is no Unicode text; give it another name"),
+        ({"a": 1.0}, "cannot save a: not a tensor but a float; use torch.tensor"),
+        ({"a": W.to(torch.complex64)}, "cannot save a in torch.complex64; convert it to one of float64, float32"),
+        ({"x" * 100 + str(i): W[0] for i in range(7000)}, "cannot save 7000 leaves: their names, shapes and the conf"),
+    ],
+    ids=["dict", "two levels", "tuple", "number", "reserved", "systems", "half", "float", "complex", "header"],
+)
+def test_what_could_not_be_read_back_is_refused_when_it_is_saved(path, tree, complaint):
+    before = path.read_bytes()
+    assert complaint in refused(save, path, tree)
+    assert path.read_bytes() == before
+    assert os.listdir(path.parent) == [path.name]
+
+
+@pytest.mark.parametrize("options", [{"seed": 2**63}, {"epoch": -1}, {"config": {"a": 2**64}}, {"config": [1]}])
+def test_metadata_that_could_not_be_read_back_are_refused_when_they_are_saved(path, options):
+    before = path.read_bytes()
+    call = {"config": CONFIG, "seed": 1, "epoch": 2} | options
+    assert "cannot save this: " in refused(save_checkpoint, path, tree(), **call)
+    assert path.read_bytes() == before
+
+
+@pytest.mark.parametrize(
+    "tree",
+    [
+        {"layers.0.weight": W, "layers.0.bias": W + 1},  # of a module's named_parameters
+        {"": W, "a.": {"": W + 1}},
+        {'é\n\0"': W, '","digest":"': W + 1},
+        W,
+        {"a.b": W, "a": {"c": W + 1}},
+        {"digest": W, "format": W + 1, "more.sample.system.position": torch.ones(4, 3, 2)},
+    ],
+    ids=["module", "empty names", "odd names", "one leaf", "points", "words of ours"],
+)
+def test_what_is_saved_comes_back_whatever_its_leaves_are_called(tmp_path, tree):
+    assert_same(load_checkpoint(save(tmp_path / "b", tree), tree), tree)
 
 
 # --- writing

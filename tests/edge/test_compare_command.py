@@ -7,6 +7,7 @@ import math
 import pytest
 import torch
 
+from aits_func.edge import comparison_run
 from aits_func.edge.checkpoint import load_checkpoint
 from aits_func.edge.comparison_run import available
 from aits_func.edge.config import CompareConfig, read_toml
@@ -276,6 +277,80 @@ def test_a_peer_that_is_not_installed_is_named_and_the_others_run(aits, compare_
     assert outcome.err == "missing: IAS15 needs REBOUND; pip install 'aits_func[rebound]'\n"
     assert {point["rule"] for point in report(tmp_path / "a")["points"]} == {"free fall"}
     assert report(tmp_path / "a")["reference"] == "free fall"  # instead of the one that is missing
+
+
+# --- with nothing to draw, or to say
+
+
+PLAIN = {"name": "constant", "criterion": "constant", "dt": 0.01, "tolerances": [1.0]}
+FAR = {"mass": [1.0, 1.0], "position": [[0.0, 0.0], [1e6, 0.0]], "velocity": [[0.0, 0.0], [0.0, 1.0]], "G": 1.0}
+CLOSED = "no rule reaches any error: every system failed, with every rule and tolerance"
+
+
+@pytest.mark.usefixtures("real_pictures")
+def test_a_comparison_in_which_every_system_fails_prints_its_table_and_draws_that(succeed, compare_file, tmp_path):
+    out = succeed("compare", compare_file(max_evaluations=1, rules=[FREE_FALL, PLAIN]), "--out", "a")
+    assert {path.name for path in (tmp_path / "a").iterdir()} == FILES
+    assert "binaries (2): median force evaluations" in out
+    assert out.count("2 of 2 │") == 4  # two rules, two quantiles
+    assert CLOSED in out
+    assert (tmp_path / "a" / "needs.csv").read_text().startswith("set,rule,metric,quantile,level,bound,evaluations,")
+    assert all(point["failed"] == 2 for point in report(tmp_path / "a")["points"])
+
+
+@pytest.mark.usefixtures("real_pictures")
+def test_a_comparison_in_which_every_error_is_0_prints_its_table_and_draws_that(succeed, compare_file, tmp_path):
+    (tmp_path / "far.json").write_text(json.dumps(FAR))  # so far apart that nothing moves but on straight lines
+    out = succeed("compare", compare_file(systems=["far.json"], rules=[FREE_FALL, PLAIN]), "--out", "a")
+    assert {path.name for path in (tmp_path / "a").iterdir()} == FILES
+    errors = [point["errors"]["mean_energy_error"]["0.5"]["value"] for point in report(tmp_path / "a")["points"]]
+    assert set(errors) == {0.0}
+    assert "│ ≤ 2 (1) │" in out
+
+
+@pytest.mark.usefixtures("real_pictures")
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_set_of_which_nothing_can_be_drawn_loses_no_other(succeed, compare_file, tmp_path, order):
+    sets = [ROUND | {"t_end": 0.01}, {"name": "pythagorean", "t_end": 60.0}][::order]
+    config = compare_file(systems=sets, rules=[FREE_FALL, PLAIN], max_evaluations=30)
+    out = succeed("compare", config, "--out", "a")
+    assert {path.name for path in (tmp_path / "a").iterdir()} == FILES
+    assert set(json.loads((tmp_path / "a" / "comparison.json").read_text())) == {"binaries", "pythagorean"}
+    assert "binaries (2): median force evaluations" in out
+    assert "pythagorean (1): median force evaluations" in out
+    assert out.count(CLOSED) == 1
+
+
+@pytest.mark.parametrize("order", [1, -1])
+def test_a_set_that_cannot_be_compared_loses_no_other_and_the_exit_code_is_1(
+    aits, compare_file, tmp_path, monkeypatch, order
+):
+    def run(plans, item, config, physics, run_set=comparison_run.run_set):
+        if item.label == "pythagorean":
+            raise RuntimeError("not enough memory:\nyou tried to allocate 99 bytes")
+        yield from run_set(plans, item, config, physics)
+
+    monkeypatch.setattr(comparison_run, "run_set", run)
+    outcome = aits("compare", compare_file(systems=[ROUND, "pythagorean"][::order], rules=[FREE_FALL]), "--out", "a")
+    assert outcome.code == 1
+    assert outcome.err == (
+        "aits: error: pythagorean could not be compared: not enough memory:\\nyou tried to allocate 99 bytes\n"
+    )
+    assert "binaries (2): median force evaluations" in outcome.out
+    assert set(json.loads((tmp_path / "a" / "comparison.json").read_text())) == {"binaries"}
+
+
+def test_a_picture_that_cannot_be_drawn_takes_no_table_with_it(aits, compare_file, tmp_path, monkeypatch):
+    def fail(*arguments):
+        raise ValueError("Data cannot be log-scaled")
+
+    monkeypatch.setattr("aits_func.edge.commands.draw_work_precision", fail)
+    outcome = aits("compare", compare_file(rules=[FREE_FALL]), "--out", "a")
+    assert (outcome.code, outcome.err) == (
+        0,
+        "warning: a/work_precision.png: could not be drawn: Data cannot be log-scaled; the numbers are in the files\n",
+    )
+    assert "binaries (2): median force evaluations" in outcome.out
 
 
 # --- refusals

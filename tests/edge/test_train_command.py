@@ -141,6 +141,17 @@ def test_every_epoch_is_shown_in_one_line(succeed, write):
     assert "energy error" in lines[0]
     assert "mean dt" in lines[0]
     assert lines[2:] == ["trained policy: a/checkpoint.safetensors"]
+    assert lines[1].endswith("  converged")
+
+
+def test_a_policy_that_did_not_converge_is_not_shown_as_one_that_did(succeed, write, tmp_path):
+    band = {"E_lower": 9.9e-5, "E_upper": 1e-4, "replay_steps": 1}  # so narrow that one iteration does not meet it
+    lines = succeed("train", write(train=band), "--out", "a").splitlines()
+    assert all(line.endswith("  not converged") for line in lines[:2])
+    assert lines[2] == ("trained policy: a/checkpoint.safetensors (last epoch: not converged; 0 of 2 epochs converged)")
+    assert [line["outcome"] for line in metrics(tmp_path / "a")] == ["not_converged"] * 2
+    assert summary(tmp_path / "a")["outcomes"] == {"not_converged": 2}
+    assert summary(tmp_path / "a")["outcome"] == "not_converged"
 
 
 def test_without_out_the_run_is_named_after_its_file(succeed, write, tmp_path):
@@ -400,6 +411,9 @@ def test_part_2_that_never_runs_is_warned_of(aits, tmp_path):
         "warning: Part 2 never ran: the last trajectory has 1 samples, and min_replay_size is 2"
     )
     assert summary(tmp_path / "a")["replay_skipped"] is True
+    assert summary(tmp_path / "a")["replay_converged"] is False  # nothing was judged
+    assert summary(tmp_path / "a")["outcome"] == "skipped"
+    assert "not replayed: fewer samples than min_replay_size (1 samples)" in outcome.out
 
 
 def test_a_policy_that_passes_by_tiny_steps_is_warned_of(aits, write, tmp_path):
@@ -434,9 +448,31 @@ def test_a_stuck_collection_ends_with_code_1_one_line_and_everything_kept(aits, 
     for part in ("was rejected 2 times in a row", "energy error", "dt = ", "threshold 1e-09", "raise learning_rate"):
         assert part in outcome.err
     assert outcome.err.endswith("what was learned is in a\n")
+    assert outcome.out.rstrip().endswith("stuck: a step cannot be learned (2 of its systems)")
+    assert "retired" not in outcome.out
+    assert [(line["outcome"], line["replay_converged"]) for line in metrics(tmp_path / "a")] == [
+        ("retrain_limit", False)
+    ]
     assert {path.name for path in (tmp_path / "a").iterdir()} == FILES
     assert (summary(tmp_path / "a")["status"], len(metrics(tmp_path / "a"))) == ("retrain_limit", 1)
     assert read_metadata(tmp_path / "a" / "checkpoint.safetensors").epoch == 1
+
+
+def test_a_remedy_names_no_key_that_the_optimizer_has_not(aits, write):
+    options = {key: value for key, value in STUCK.items() if key != "learning_rate"} | {
+        "optimizer": "levenberg_marquardt"
+    }
+    outcome = aits("train", write(train=options | {"max_retrain_steps": 1, "epochs": 1}), "--out", "a")
+    assert outcome.code == 1
+    assert "; raise max_retrain_steps or energy_threshold; what was learned" in outcome.err
+
+
+def test_epochs_after_all_systems_have_retired_say_so(succeed, write, tmp_path):
+    options = RESUMED["stop at period"] | {"epochs": 4}
+    lines = succeed("train", write(train=options), "--out", "a").splitlines()
+    assert lines[3].endswith("nothing tried: every system has retired")
+    assert metrics(tmp_path / "a")[3]["outcome"] == "retired"
+    assert lines[4].endswith("epochs converged)")
 
 
 @pytest.mark.parametrize(

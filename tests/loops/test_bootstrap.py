@@ -10,6 +10,7 @@ from aits_func.loops.bootstrap import (
     Estimate,
     as_estimates,
     count_draws,
+    decides,
     draw_resamples,
     estimates,
     resampled_means,
@@ -130,3 +131,37 @@ def test_the_interval_of_a_median_covers_it_nine_times_in_ten():
     covered = float(((low <= 0.5) & (high >= 0.5)).double().mean())
     # 1000 sets: a standard deviation of 0.0095, three of them; and 0.01 for 101 systems and 400 resamples
     assert abs(covered - 0.9) < 0.04
+
+
+def test_a_ratio_decides_if_its_interval_lies_on_one_side_of_1():
+    for low, high, decided in [
+        (0.5, 0.9, True),
+        (1.1, 3.0, True),
+        (0.9, 1.1, False),
+        (0.5, 1.0, False),
+        (1.0, 1.2, False),
+    ]:
+        assert decides(Estimate(0.99, low, high), systems=5) is decided
+    assert decides(Estimate(0.0, 0.0, 0.0), systems=5)  # an infinite error against a finite one
+    assert not decides(Estimate(math.nan, math.nan, math.nan), systems=50)
+
+
+def test_too_few_systems_or_no_resamples_decide_nothing():
+    ratio = Estimate(0.5, 0.5, 0.5)
+    assert not decides(ratio, systems=4)
+    assert not decides(ratio, systems=0)
+
+
+@pytest.mark.parametrize("size", [5, 8, 32])
+def test_two_rules_of_one_kind_are_told_apart_by_chance_alone_in_few_of_many_comparisons(size):
+    # errors of both drawn alike: the ratio of the medians is decided in about one of ten, as the interval has 90 %;
+    # more in small samples, whose percentile intervals are too narrow, but at five in no more than twice that
+    random = torch.Generator().manual_seed(1)
+    counts = count_draws(draw_resamples(size, 200, seed=0))
+    decided = 0
+    for _ in range(200):
+        errors = torch.randn(2, size, generator=random, dtype=torch.float64).exp()
+        ours, theirs = resampled_quantiles(errors, counts, (0.5,))[:, 0]
+        (ratio,) = as_estimates((ours / theirs)[None])
+        decided += decides(ratio, systems=size)
+    assert decided / 200 < 0.2

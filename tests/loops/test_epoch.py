@@ -11,7 +11,7 @@ from aits_func.base.rng import fold_in
 from aits_func.learning.optimizers import adam, sgd
 from aits_func.loops import epoch as epochs
 from aits_func.loops.collect import RETRAIN_LIMIT, collect_trajectory, init_population, init_train_state
-from aits_func.loops.epoch import EpochInfo, run_two_phase_training, train_epoch_two_phase
+from aits_func.loops.epoch import EpochInfo, TrainingWarning, run_two_phase_training, train_epoch_two_phase
 from aits_func.loops.learner import build_learner
 from aits_func.loops.replay import generalize_on_trajectory
 from aits_func.physics.gravity import build_gravity
@@ -172,10 +172,14 @@ def test_a_restart_begins_every_epoch_from_the_given_population_and_keeps_the_pa
 def test_without_a_restart_systems_that_have_reached_their_end_leave_an_empty_epoch():
     ends = [torch.full((2,), 1e-3, dtype=torch.float64), torch.full((1,), 1e-3, dtype=torch.float64)]
     learner, state = networked(history_len=0, stop_time=ends)
-    first, second = run_two_phase_training(state, learner=learner, epochs=2, **OPTIONS)
+    with pytest.warns(
+        TrainingWarning, match=r"epoch 1 tried nothing, as every system has retired; start .*restart_from"
+    ):
+        first, second = run_two_phase_training(state, learner=learner, epochs=2, **OPTIONS)
     assert first[1].collect.accepted == 3  # one step each takes them past it
     assert (second[1].collect.accepted, second[1].trajectory) == (0, ())
-    assert (second[1].replay.converged, second[1].replay.iterations) == (True, 0)
+    assert (second[1].replay.converged, second[1].replay.iterations) == (False, 0)
+    assert (second[1].outcome, second[1].replay.outcome, second[1].converged) == ("retired", "empty", False)
     again = list(run_two_phase_training(state, learner=learner, epochs=2, restart_from=state.population, **OPTIONS))
     assert [info.collect.accepted for _, info in again] == [3, 3]
 
@@ -188,15 +192,84 @@ def stuck():
     return learner, init_train_state(policy.init(0), learner.optimizer, population)
 
 
-def test_training_ends_after_the_epoch_that_reached_the_retrain_limit():
+def test_training_ends_after_the_epoch_that_reached_the_retrain_limit_with_a_warning():
     learner, state = stuck()
-    seen = list(run_two_phase_training(state, learner=learner, epochs=5, max_retrain_steps=3))
-    assert len(seen) == 1
-    after, info = seen[0]
+    run = run_two_phase_training(state, learner=learner, epochs=5, max_retrain_steps=3)
+    after, info = next(run)
+    with pytest.warns(TrainingWarning) as told:
+        assert list(run) == []
+    (warning,) = told
+    assert warning.filename == __file__  # of the loop that asks, not of the library
+    assert str(warning.message).startswith(
+        "run_two_phase_training: stopped after epoch 0 of 5: system 0 of group 0 was rejected 3 times in a row (energy "
+    )
+    assert "threshold 0.0002); raise learning_rate" in str(warning.message)
     assert info.collect.status == RETRAIN_LIMIT
     assert len(info.collect.stuck) == 2
     assert int(after.epoch) == 1
-    assert info.replay.converged  # of the nothing that was collected
+    assert not info.replay.converged  # nothing was collected, so nothing was judged
+    assert (info.outcome, info.converged) == (RETRAIN_LIMIT, False)
+
+
+def test_a_stuck_epoch_has_not_converged_whatever_part_2_made_of_what_was_collected():
+    learner, state = stuck()
+    hard = learner.objective
+
+    def attempt(params, batch):  # of two systems the first passes
+        after, info = hard.attempt(params, batch)
+        first = state.population[0].sample.system.position[0]
+        return after, info._replace(accepted=(batch[0].system.position == first).flatten(1).all(1))
+
+    def judge(state, batch, loss_on):  # and nothing is learned
+        return state, (torch.zeros((), dtype=torch.float64), attempt(state.params, batch)[1])
+
+    learner = learner._replace(objective=hard._replace(attempt=attempt), update=judge)
+    _, info = train_epoch_two_phase(state, learner=learner, max_retrain_steps=2, min_replay_size=1)
+    assert (info.collect.accepted, info.replay.outcome) == (1, "converged")
+    assert (info.outcome, info.converged) == (RETRAIN_LIMIT, False)
+
+
+def test_part_2_that_never_judged_anything_is_warned_of_at_the_end():
+    learner, state = networked(history_len=0)
+    one = state._replace(population=state.population[1:])
+    with pytest.warns(
+        TrainingWarning, match=r"Part 2 never ran: the last trajectory has 1 samples, and min_replay_size"
+    ):
+        seen = list(run_two_phase_training(one, learner=learner, epochs=2))
+    assert [(info.outcome, info.replay.skipped, info.replay.converged) for _, info in seen] == 2 * [
+        ("skipped", True, False)
+    ]
+    learner, state = networked(history_len=2)
+    with pytest.warns(TrainingWarning, match=r"Part 2 never ran: no window is full yet; it takes history_len steps"):
+        seen = list(run_two_phase_training(state, learner=learner, epochs=2))
+    assert [info.outcome for _, info in seen] == ["filling", "filling"]
+    # once it has judged, there is nothing to say (and warnings are errors here)
+    seen = list(run_two_phase_training(seen[-1][0], learner=learner, epochs=3, replay_steps=1))
+    assert seen[-1][1].outcome in ("converged", "not_converged")
+
+
+def test_an_epoch_says_whether_part_2_converged():
+    learner, state = networked(history_len=0)
+    _, info = train_epoch_two_phase(state, learner=learner, **OPTIONS | {"replay_steps": 1, "steps_per_epoch": 8})
+    assert (info.outcome, info.converged, info.replay.converged) == ("not_converged", False, False)
+    options = OPTIONS | {"loss_on": "failed", "convergence": "minibatch"}
+    _, info = train_epoch_two_phase(state, learner=learner, **options)  # all were accepted a moment ago
+    assert (info.outcome, info.converged, info.replay.converged) == ("converged", True, True)
+
+
+@pytest.mark.parametrize("population", [(), "no systems"])
+def test_training_without_a_population_is_refused(population):
+    learner, state = networked(history_len=0)
+    if population:
+        population = tuple(tree.take(group, slice(0, 0)) for group in state.population)
+    empty = state._replace(population=population)
+    with pytest.raises(ValueError, match="run_two_phase_training: the state has no population, so there is nothing to"):
+        run_two_phase_training(empty, learner=learner, epochs=1)  # by the call itself
+    with pytest.raises(ValueError, match="train_epoch_two_phase: the state has no population"):
+        train_epoch_two_phase(empty, learner=learner)
+    options = {"replay_steps": 1}
+    seen = list(run_two_phase_training(empty, learner=learner, epochs=1, restart_from=state.population, **options))
+    assert seen[0][1].collect.accepted == 3
 
 
 @pytest.mark.parametrize(

@@ -105,7 +105,7 @@ GOOD, HARD = (1e-3, 2e-2, 5e-2, 9e-2), (0.5, 3.0)
 def test_an_empty_trajectory_has_converged_without_an_update(trajectory, convergence):
     spy = Spy()
     state, info = spy.replay(trajectory, convergence=convergence, min_replay_size=0)
-    assert (info.converged, info.iterations, info.skipped) == (True, 0, False)
+    assert (info.converged, info.iterations, info.skipped, info.outcome) == (True, 0, False, "empty")
     assert spy.calls == []
     assert_same(state, spy.state)
     # Of nothing there is no rate and no mean: 1.0 would be shown as a policy that passes.
@@ -117,7 +117,7 @@ def test_an_empty_trajectory_has_converged_without_an_update(trajectory, converg
 def test_a_trajectory_below_the_minimal_size_is_skipped_but_reported():
     spy = Spy()
     state, info = spy.replay((group(HARD),), min_replay_size=3)
-    assert (info.converged, info.iterations, info.skipped) == (True, 0, True)
+    assert (info.converged, info.iterations, info.skipped, info.outcome) == (True, 0, True, "skipped")
     assert spy.calls == []
     assert_same(state, spy.state)
     assert info.pass_rate == 0.0  # the report is honest about what was skipped
@@ -177,7 +177,7 @@ def test_converged_means_the_parameters_that_were_judged_and_the_iteration_that_
 def test_not_converged_means_the_parameters_after_the_last_update():
     spy = Spy(optimizer=sgd(1e-4))
     state, info = spy.replay((group(HARD),), replay_steps=5)
-    assert (info.converged, info.iterations, info.skipped) == (False, 5, False)
+    assert (info.converged, info.iterations, info.skipped, info.outcome) == (False, 5, False, "not_converged")
     assert len(spy.calls) == 5
     assert_same(state, spy.calls[-1][2])
     assert not torch.equal(state.params["log_dt"], spy.calls[-1][0].params["log_dt"])
@@ -676,6 +676,7 @@ def float32_replay(away, **options):
 def test_where_rounding_alone_is_above_the_threshold_of_every_sample_nothing_is_tried():
     state, after, info = float32_replay([1e3] * 6, replay_steps=5)
     assert (info.converged, info.iterations, info.below_rounding) == (False, 0, 6)
+    assert info.outcome == "below_rounding"
     assert after.params["log_eta"] is state.params["log_eta"]
     assert info.mean_energy_error > 1e-6  # and the report is there
 
