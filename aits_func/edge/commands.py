@@ -3,7 +3,7 @@
 import contextlib
 import shlex
 import sys
-from collections.abc import Collection, Iterator, Sequence
+from collections.abc import Collection, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -41,6 +41,7 @@ from .terminal import (
     training_progress,
 )
 from .trained import load_policy, trained_config
+from .untrusted import one_line
 
 
 def train(options: dict[str, Any]) -> int:
@@ -103,6 +104,7 @@ def compare(options: dict[str, Any]) -> int:
     with _new_run(options, {"compare": config_to_dict(config)}) as directory:
         for name in missing:
             print(f"missing: {name} needs REBOUND; pip install 'aits_func[rebound]'", file=sys.stderr)
+        _tell(_notes(sets))
         total = len(sets) * sum(len(plan.tolerances) for plan in plans)
         results: list[comparison.SetComparison] = []
         with watch_compilation(compilation_report(physics.device)):
@@ -222,7 +224,18 @@ def _resumed_training(
         yield start, directory
 
 
+def _tell(notes: Iterable[str]) -> None:
+    """Say on stderr what was assumed of files and not read in them, once each, when all else has been found good."""
+    for note in dict.fromkeys(notes):
+        print(f"note: {one_line(note)}", file=sys.stderr)
+
+
+def _notes(sets: Sequence[SystemSet]) -> list[str]:
+    return [note for item in sets for note in item.notes]
+
+
 def _train(start: training.Start, directory: Path) -> training.Outcome:
+    _tell(start.notes)
     with training_progress(start.config.epochs, int(start.state.epoch)) as show:
         return training.train(start, directory, show, compilation_report(start.training.physics.device))
 
@@ -259,6 +272,7 @@ def _prepare_simulation(config: SimulateConfig, trained: TrainConfig, checkpoint
 def _simulate(ready: _Simulation, directory: Path, summary: dict[str, Any]) -> int:
     """Simulate, compare, draw, print, and add to the summary; returns the exit code."""
     config, physics, rule, sets = ready
+    _tell(_notes(sets))
     unmatched = []
     with watch_compilation(compilation_report(physics.device)):
         results = [simulation.run_rule(rule, sets, config, physics)]
@@ -294,8 +308,8 @@ def _report_simulation(results: Sequence[simulation.Result], directory: Path, *,
     fatal = bool(failures) and not (compared and any(r.info.status.eq(simulation.FINISHED).any() for r in results))
     if failures:
         print(
-            f"{'aits: error' if fatal else 'warning'}: systems did not finish ({'; '.join(failures)}); raise max_steps "
-            f"or shorten t_end, and see {directory / files.SUMMARY}",
+            f"{'aits: error' if fatal else 'warning'}: systems did not finish ({'; '.join(failures)}); "
+            f"{simulation.remedy(results)}, and see {directory / files.SUMMARY}",
             file=sys.stderr,
         )
     return 1 if fatal else 0

@@ -394,9 +394,16 @@ def _typed(kind: type[PhysicsConfig], table: Mapping[str, Any], where: str, *, s
         if key not in hints:
             if skip_foreign:  # a shared key that only the other section has
                 continue
-            raise InputError(f"{where}: unknown key {key!r}{nearest(key, hints)}")
+            home = section_of(key)
+            end = f"; it belongs to {home}" if home else nearest(key, hints)
+            raise InputError(f"{where}: unknown key {key!r}{end}")
         values[key] = _coerce(key, value, hints[key], where)
     return values
+
+
+def section_of(key: str) -> str:
+    """The sections that a key belongs to, e.g. "[simulate] or [compare]"; "" if there is none."""
+    return " or ".join(f"[{name}]" for kind, name in _SECTIONS.items() if key in {f.name for f in fields(kind)})
 
 
 def _coerce(key: str, value: Any, hint: Any, where: str) -> Any:

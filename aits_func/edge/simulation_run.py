@@ -58,7 +58,8 @@ def load_sets(config: SimulateConfig | CompareConfig, physics: Physics, where: s
         if not bool((item.t_end > item.systems.time).all()):
             raise InputError(
                 f"{where}: t_end = {float(item.t_end[0]):g} is not later than the start of {item.label} "
-                f"at {float(item.systems.time.max()):g}"
+                f"at {float(item.systems.time.max()):g}; it is the time at which a run ends, not how long it lasts: "
+                "set a later one"
             )
     return timed
 
@@ -197,6 +198,25 @@ def failures(result: Result) -> str:
     """How many systems of a set did not finish, by status; "" if all did."""
     counts = {name: int((result.info.status == code).sum()) for code, name in enumerate(STATUS_NAMES)}
     return ", ".join(f"{count} {name}" for name, count in counts.items() if count and name != STATUS_NAMES[FINISHED])
+
+
+_REMEDIES = {
+    "step limit": "raise max_steps or shorten t_end",
+    "not finite": "lower h, or set softening > 0",
+    "stalled": "its step no longer changes the time, which more steps do not mend; if bodies meet, set softening > 0",
+    "transformation not positive": "lower h",
+}
+
+
+def remedy(results: Sequence[Result]) -> str:
+    """What to do about systems that did not finish, for every status among them."""
+    codes = {code for result in results for code in result.info.status.tolist()}
+    found = {name: _REMEDIES[name] for code, name in enumerate(STATUS_NAMES) if code in codes and name in _REMEDIES}
+    said = [text if len(found) == 1 else f"{name}: {text}" for name, text in found.items()]
+    unsure = [r.systems.label for r in results if r.systems.G_assumed and bool((r.info.status != FINISHED).any())]
+    if unsure:
+        said.append(f"the file does not say G ({', '.join(unsure)}), and a wrong one does this as well: set G")
+    return "; ".join(said)
 
 
 def result_summary(result: Result) -> dict[str, Any]:
