@@ -135,6 +135,12 @@ _SECTIONS: dict[type[PhysicsConfig], str] = {
     CompareConfig: "compare",
 }
 
+RULE_KEYS = (
+    *("name", "scheme", "integrator", "criterion", "weights", "unit", "checkpoint", "peer"),
+    *("eta", "p", "dt", "order", "tolerances"),
+)
+"""The keys of a rule of a comparison."""
+
 # The source system as it was, whole: what it trained on, what it saw, and how.
 SOURCE_PRESET: dict[str, Any] = {
     "systems": ({"kind": "binaries", "count": 1},),
@@ -394,7 +400,7 @@ def _typed(kind: type[PhysicsConfig], table: Mapping[str, Any], where: str, *, s
         if key not in hints:
             if skip_foreign:  # a shared key that only the other section has
                 continue
-            home = section_of(key)
+            home = "[[compare.rules]]" if kind is CompareConfig and key in RULE_KEYS else section_of(key)
             end = f"; it belongs to {home}" if home else nearest(key, hints)
             raise InputError(f"{where}: unknown key {key!r}{end}")
         values[key] = _coerce(key, value, hints[key], where)
