@@ -13,6 +13,7 @@ Nothing is guessed: names that do not say where the masses, positions and veloci
 import itertools
 import re
 from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import NamedTuple
 
 AXES = "xyz"
@@ -35,6 +36,9 @@ _BESIDES = {"t": "time", "time": "time", "eps": "softening", "epsilon": "softeni
 _LENGTHS = ("au", "pc", "kpc", "mpc", "ly", "km", "m", "cm", "rsun")
 _TIMES = ("s", "sec", "h", "d", "day", "days", "yr", "year", "years", "kyr", "myr", "gyr")
 _MASSES = ("kg", "g", "msun", "solmass", "mearth", "mjup")
+_BRACKET = r"[\[(][^\[(\])]*[\])]"
+_MOST_WORDS = 100  # of a comment that may name columns
+_LONGEST_NAME = 60
 # Words that names of columns do not have, and sentences do.
 _OF_SENTENCES = frozenset(
     (
@@ -131,6 +135,8 @@ def read_comment(text: str, count: int) -> Columns | None:
         ValueError: if it is a list of names, or reads like one, and does not say what the columns hold.
     """
     reasons = []
+    if are_units(text) or len(text.split(maxsplit=_MOST_WORDS)) > _MOST_WORDS:
+        return None
     text = re.sub(r"(?<!\S)\d+\s*[:.)]\s*(?=[^\W\d])", "", text)  # as in 1:m 2:x 3:y
     for names in _splittings(text):
         try:
@@ -156,6 +162,13 @@ def read_comment(text: str, count: int) -> Columns | None:
     return None
 
 
+def are_units(text: str) -> bool:
+    """Whether a comment consists of units alone, such as the line "kg m m m/s m/s" below names of columns."""
+    parts = re.split(r"[\s,;|*/^·()\[\]]+", text.lower(), maxsplit=_MOST_WORDS)
+    words = [part for part in parts if part.strip("+-0123456789")]
+    return len(words) >= 2 and all(word in (*_LENGTHS, *_TIMES, *_MASSES, "kms", "kmps") for word in words)
+
+
 def are_names(cells: Sequence[str]) -> bool:
     """Whether cells can be names at all: words, at least three, and no numbers."""
     return len(cells) >= 3 and all(
@@ -177,9 +190,12 @@ def _component_names() -> Iterator[tuple[str, str]]:
 _COMPONENT_OF: Mapping[str, str] = dict(_component_names())
 
 
+@lru_cache(maxsize=4096)
 def _split_unit(name: str) -> tuple[str, str]:
     """A name in small letters, its words joined by _, and its unit: ("vx", "km/s") of "Vx [km/s]" and of "vx_km_s"."""
     name = name.strip().strip("\"'").strip()
+    if len(name) > _LONGEST_NAME:
+        return name.lower(), ""
     bracket = re.fullmatch(r"([^\[({]*)[\[({]\s*([^\])}]*?)\s*[\])}]", name)
     plain = re.sub(r"[\s.\-]+", "_", (bracket[1] if bracket else name).strip()).lower()
     if bracket:
@@ -248,13 +264,13 @@ def _splittings(text: str) -> Iterator[list[str]]:
 
 def _joined_units(text: str) -> str:
     """The text with units in brackets as parts of the names before them."""
-    text = re.sub(r"[\[(][^\])]*[\])]", lambda found: found[0].replace(" ", ""), text)
-    return re.sub(r"\s+(?=[\[(])", "", text)
+    text = re.sub(_BRACKET, lambda found: found[0].replace(" ", ""), text)
+    return re.sub(r"(?<!\s)\s+(?=[\[(])", "", text)
 
 
 def _without_units(text: str) -> str:
     """The text without what stands in brackets, and without "in km"."""
-    return re.sub(r"\bin\s+[^\s,;]+", " ", re.sub(r"[\[(][^\])]*[\])]", " ", text))
+    return re.sub(r"\bin\s+[^\s,;]+", " ", re.sub(_BRACKET, " ", text))
 
 
 def _known(words: Sequence[str]) -> list[str]:

@@ -155,7 +155,9 @@ def refuse_doubtful(where: str, rows: Sequence[Sequence[float]], remedy: str, *,
     """
     N, count = len(rows), len(rows[0])
     turned = [list(column) for column in zip(*rows, strict=True)]
-    if N in (5, 7) and _could_be_bodies(turned):
+    # Bodies without mass are rare; a star at rest in the origin would make a row of them.
+    likely = min(column[0] for column in turned) > 0 or min(row[0] for row in rows) <= 0
+    if N in (5, 7) and likely and _could_be_bodies(turned):
         per_row = f"{N} bodies {_DIMENSIONS[count]}, one per row"
         per_column = f"{count} bodies {_DIMENSIONS[N]}, one per column"
         if _could_be_bodies(rows):

@@ -82,6 +82,8 @@ def _parse(where: str, text: str) -> Any:
     except _RefusedError as error:
         fail(f"{where}: {error}")
     except ValueError as error:
+        if "Extra data" in str(error):
+            fail(f"{where}: goes on after its first value ({short(error)}); write one object, or one list of bodies")
         fail(
             f"{where}: is not valid JSON ({short(error)}); see that it is complete, without comments and without a "
             "comma behind the last entry"

@@ -8,16 +8,15 @@ at the start of a line. What could be read in two ways is refused: a comma insid
 import csv
 import math
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
 
 from .columns import Columns, DoubtfulError, are_names, default_columns, read_comment
+from .comments import stated_constants, stated_units
 from .file_contents import (
     COLUMNS,
-    CONSTANT_OF,
     MAX_BODIES,
     Contents,
-    check_constant,
     fail,
     of_rows,
     refuse_doubtful,
@@ -27,15 +26,10 @@ from .file_contents import (
 from .written_numbers import is_number, read_number, trouble
 
 _MOST_COLUMNS = 64
-_MOST_COMMENTS = 1000  # that are searched for names, those next to the rows
-_LONGEST_COMMENT = 2000  # characters of it that are looked at
+_MOST_COMMENTS = 200  # that are searched for names, those next to the rows
+_MOST_CONSTANTS = 1000
+_LONGEST_COMMENT = 2000  # characters; a longer one names no columns
 _NAMES = "name the columns in a comment line before the rows, e.g. # m x y vx vy"
-
-_CONSTANT = re.compile(
-    r"(?<![\w.\[/])(G|gravitational[ _]constant|period|softening(?:[ _]length)?|eps|epsilon|(?:start[ _])?time|t|t0)"
-    r"\s*(?:=|(?<=\w\w\w):|(?<=G):)\s*([+-]?\.?\d[^\s,;)\]]*)",
-    re.IGNORECASE | re.ASCII,
-)
 
 
 class _Line(NamedTuple):
@@ -64,7 +58,9 @@ def read_table(where: str, text: str) -> Contents:
     Raises:
         ValueError: if a row, a number or a name cannot be understood, or could be in several ways.
     """
-    lines = _sort_lines(where, text)
+    if re.match(r"\s*\{\s*\"", text):
+        fail(f"{where}: looks like JSON; give it the suffix .json")
+    lines = _sort_lines(text)
     header, rows = _take_header(lines.rows)
     if not rows:
         fail(f"{where}: has no rows; write rows of {COLUMNS}")
@@ -85,13 +81,13 @@ def read_table(where: str, text: str) -> Contents:
     return _with_comments(where, of_rows(where, numbers, columns), lines)
 
 
-def _sort_lines(where: str, text: str) -> _Lines:
+def _sort_lines(text: str) -> _Lines:
     rows: list[_Line] = []
     comments: tuple[list[_Line], list[_Line]] = ([], [])
     # A minus sign and a dash as texts have them mean the same as a hyphen.
     for number, line in enumerate(text.replace("\u2212", "-").replace("\u2013", "-").splitlines(), 1):
         if line.lstrip().startswith(("#", "%", "!", "//")):
-            comments[bool(rows)].append(_Line(number, line.strip().lstrip("#%!/ \t")[:_LONGEST_COMMENT]))
+            comments[bool(rows)].append(_Line(number, line.strip().lstrip("#%!/ \t")))
         elif (row := line.split("#", 1)[0].strip(" ")).strip():
             rows.append(_Line(number, row))
             if len(rows) > MAX_BODIES + 1:  # one may hold the names; they are too many already
@@ -113,9 +109,9 @@ def _separator(rows: Sequence[_Line]) -> str:
     for sign in (";", ","):
         if any(sign in line.text for line in rows):
             return sign
-    # A tab may stand for several blanks, or for a cell each: then some cells are empty, and all rows equally long.
-    split = [line.text.split("\t", _MOST_COLUMNS) for line in rows]
-    strict = len({len(row) for row in split}) == 1 and any(not cell.strip() for row in split for cell in row)
+    # A tab may stand for several blanks, or part cells: some are empty then, or have blanks, and all rows equally many.
+    split = [[cell.strip() for cell in line.text.split("\t", _MOST_COLUMNS)] for line in rows]
+    strict = len({len(row) for row in split}) == 1 and any(not cell or " " in cell for row in split for cell in row)
     return "\t" if strict and len(split[0]) >= 5 else ""
 
 
@@ -194,7 +190,7 @@ def _named_columns(where: str, lines: _Lines, header: _Line | None, count: int) 
             fail(f"{where}: line {header.number} has what is no number; mark comments with #, or {remedy}")
         return _undisputed(where, lines, named, count)
     doubt = ""
-    for line in reversed(lines.before[-_MOST_COMMENTS:]):
+    for line in reversed(_short(lines.before[-_MOST_COMMENTS:])):
         try:
             named = read_comment(line.text, count)
         except DoubtfulError as error:
@@ -209,9 +205,13 @@ def _named_columns(where: str, lines: _Lines, header: _Line | None, count: int) 
     return _undisputed(where, lines, None, count)
 
 
+def _short(comments: Sequence[_Line]) -> list[_Line]:
+    return [line for line in comments if len(line.text) <= _LONGEST_COMMENT]
+
+
 def _undisputed(where: str, lines: _Lines, named: Columns | None, count: int) -> Columns | None:
     """The same columns, unless a comment between the rows or behind them names others."""
-    for line in lines.after[:_MOST_COMMENTS]:
+    for line in _short(lines.after[:_MOST_COMMENTS]):
         try:
             other = read_comment(line.text, count)
         except ValueError:
@@ -258,28 +258,13 @@ def _refuse_snapshots(where: str, rows: Sequence[_Line], masses: Sequence[float]
 
 def _with_comments(where: str, contents: Contents, lines: _Lines) -> Contents:
     """The contents with the constants and units that comments state."""
-    units = [contents.units] if contents.units else []
-    for line in (*lines.before, *lines.after):
-        said = re.match(r"units?\s*[=:]\s*(.+)", line.text, re.IGNORECASE)
-        if said:
-            units.append(short(said[1]))
-        for name, value in _constants(where, line):
-            contents = with_constants(where, contents, {name: value})
-    return contents._replace(units=", ".join(units))
-
-
-def _constants(where: str, line: _Line) -> Iterator[tuple[str, float]]:
-    for found in _CONSTANT.finditer(line.text):
-        name = CONSTANT_OF[re.sub(r"[ _]", "_", found[1].lower())]
-        try:
-            value = read_number(found[2])
-        except ValueError:
-            fail(f"{where}: line {line.number}, a comment, says {name} = {short(found[2])!r}; write a number")
-        if value and not re.match(
-            r"[ \t]*(?:$|[,;](?!\d)|[)\]]|and\b|[A-Za-z]\w*[ _]?\w*\s*[=:])", line.text[found.end() :]
-        ):
-            fail(
-                f"{where}: line {line.number}, a comment, says {short(found[0])!r} with something behind it; write the "
-                f"number alone, in the file's own units, e.g. # {name} = {value:g}"
-            )
-        yield name, check_constant(f"{where}: line {line.number}", name, value)
+    found, units = 0, dict.fromkeys([contents.units] if contents.units else [])
+    # Each text once: a file of nothing else has half a million of them.
+    for text, number in {line.text: line.number for line in (*lines.before, *lines.after)}.items():
+        if said := stated_units(text):
+            units[said] = None
+        for name, value in stated_constants(f"{where}: line {number}, a comment,", text):
+            contents, found = with_constants(where, contents, {name: value}), found + 1
+            if found > _MOST_CONSTANTS:
+                fail(f"{where}: comments state more than {_MOST_CONSTANTS} constants; leave some out")
+    return contents._replace(units=short(", ".join(units)) if units else "")

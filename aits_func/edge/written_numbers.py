@@ -10,6 +10,7 @@ from .file_contents import short
 _NUMBER = re.compile(r"[+-]?(?:\d+\.?\d*|\.\d+)(?:[eE][+-]?\d+)?|[+-]?(?:nan|inf|infinity)", re.ASCII | re.IGNORECASE)
 # Fortran writes D or Q for E, and no letter at all before an exponent of three digits.
 _OF_FORTRAN = re.compile(r"([+-]?(?:\d+\.?\d*|\.\d+))[dDqQ]([+-]?\d+)|([+-]?(?:\d+\.\d*|\.\d+))([+-]\d+)", re.ASCII)
+_LONGEST = 1000  # characters; a double needs 767 digits at most
 _PART_OF_A_NUMBER = re.compile(r"[+-]?0\d+", re.ASCII)
 _TROUBLES = (
     (r"^$", "an empty cell; fill it"),
@@ -29,7 +30,7 @@ _TROUBLES = (
 
 def is_number(text: str) -> bool:
     """Whether this is a number, NaN and infinity included."""
-    return bool(_NUMBER.fullmatch(text) or _OF_FORTRAN.fullmatch(text))
+    return len(text) <= _LONGEST and bool(_NUMBER.fullmatch(text) or _OF_FORTRAN.fullmatch(text))
 
 
 def read_number(text: str) -> float:
@@ -38,6 +39,8 @@ def read_number(text: str) -> float:
     Raises:
         ValueError: if it is none, or may be the end of one, or is no zero and smaller than any double.
     """
+    if len(text) > _LONGEST:
+        raise ValueError(trouble(text))
     found = _OF_FORTRAN.fullmatch(text)
     plain = f"{found[1] or found[3]}e{found[2] or found[4]}" if found else text
     if not _NUMBER.fullmatch(plain) or _PART_OF_A_NUMBER.fullmatch(plain):
@@ -50,6 +53,8 @@ def read_number(text: str) -> float:
 
 def trouble(text: str) -> str:
     """Why a text is no number, and what to do about it."""
+    if len(text) > _LONGEST:
+        return f"{short(text)!r}: longer than any number; part the columns"
     for pattern, remedy in _TROUBLES:
         if re.search(pattern, text):
             return f"{short(text)!r}: {remedy}" if text else remedy

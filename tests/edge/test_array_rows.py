@@ -111,6 +111,14 @@ def test_five_bodies_in_space_are_read_where_their_columns_are_no_bodies(tmp_pat
     assert load(tmp_path, rows).system.mass.tolist() == rows[:, 0].tolist()
 
 
+def test_a_star_at_rest_in_the_origin_with_four_planets_is_read(tmp_path):
+    rows = np.random.default_rng(7).random((5, 7))
+    rows[0] = [1, 0, 0, 0, 0, 0, 0]  # as masses of seven bodies all but one would be nothing
+    assert load(tmp_path, rows).system.mass.tolist() == rows[:, 0].tolist()
+    with pytest.raises(ValueError, match="may hold 7 bodies in two dimensions"):
+        load(tmp_path, rows.T)
+
+
 def test_records_that_claim_too_much_are_refused_before_they_are_unpacked(tmp_path):
     buffer = io.BytesIO()
     descr = [("m", "<f8"), ("x", "<f8", (10**8,))]

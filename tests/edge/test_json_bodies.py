@@ -166,6 +166,7 @@ REFUSED = {
         "write a point for a decimal comma",
     ),
     "comments": ('{"mass": [2, 1], // masses\n' + json.dumps(LISTS)[1:], "without comments"),
+    "a body per line": ("\n".join(map(json.dumps, FLAT)), "write one object, or one list of bodies"),
     "a number that vanishes": (json.dumps(LISTS).replace("0.5", "1e-400"), "smaller than any double"),
     "several systems": ([LISTS, LISTS], "bodies[0].mass must be a number, got a list"),
     "a softening below 0": (LISTS | {"softening": -0.1}, "softening must be >= 0 and finite, got -0.1"),

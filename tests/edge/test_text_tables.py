@@ -94,6 +94,8 @@ READ = {
     "units behind names": "# x[au] y[au] vx[au/yr] vy[au/yr] m[Msun]\n" + TURNED,
     "units in brackets of their own": "# x (au), y (au), vx (km / s), vy (km / s), m (Msun)\n" + TURNED,
     "units within names": "# x_au y_au vx_km_s vy_km_s mass_msun\n" + TURNED,
+    "units below names": "# x y vx vy m\n# au au km/s km/s Msun\n" + TURNED,
+    "units in brackets below names": "# x y vx vy m\n# [au] [au] [au yr^-1] [au yr^-1] [kg]\n" + TURNED,
     "the same names behind the rows": PLAIN + "# m x y vx vy\n",
 }
 
@@ -116,6 +118,14 @@ LEFT_OUT = {
     "an index of pandas": (",m,x,y,vx,vy\n0,2,-0.25,0,0,-0.4\n1,1,0.5,0,0,0.8\n", "'column 1'"),
     "an index of R": ('"","m","x","y","vx","vy"\n"1",2,-0.25,0,0,-0.4\n"2",1,0.5,0,0,0.8\n', "'column 1'"),
     "names of bodies": ("# name m x y vx vy\nSun 2 -0.25 0 0 -0.4\nEarth 1 0.5 0 0 0.8\n", "'name'"),
+    "names of two words between tabs": (
+        "name\tm\tx\ty\tvx\tvy\nThe Sun\t2\t-0.25\t0\t0\t-0.4\nEarth\t1\t0.5\t0\t0\t0.8\n",
+        "'name'",
+    ),
+    "an empty cell in a column that is not read": (
+        "m\tname\tx\ty\tvx\tvy\n2\t\t-0.25\t0\t0\t-0.4\n1\t\t0.5\t0\t0\t0.8\n",
+        "'name'",
+    ),
     "names of two words": ('name,m,x,y,vx,vy\n"The, Sun",2,-0.25,0,0,-0.4\nEarth,1,0.5,0,0,0.8\n', "'name'"),
     "pictures at the end": ("x y vx vy m picture\n-0.25 0 0 -0.4 2 a.gif\n0.5 0 0 0.8 1 b.gif\n", "'picture'"),
     "a radius that is not there": ("# m x y vx vy radius\n2 -0.25 0 0 -0.4 nan\n1 0.5 0 0 0.8 -\n", "'radius'"),
@@ -176,6 +186,7 @@ REFUSED = {
     "UTF-16 without its mark": (PLAIN.encode("utf-16-le"), "save it as UTF-8"),
     "half of UTF-16": (b"\xff\xfe" + PLAIN.encode("utf-16-le")[:-1], "begins like UTF-16 text"),
     "an array": (b"\x93NUMPY\x01\x00", "is a NumPy array; give it the suffix .npy"),
+    "JSON": ('{"mass": [2, 1]}', "looks like JSON; give it the suffix .json"),
     "nothing": ("", "is empty"),
     "a line end": ("\n", "has no rows"),
     "a byte order mark alone": ("\ufeff", "has no rows"),
@@ -276,6 +287,12 @@ CONSTANTS = {
     "# G=2 t=3 eps=0.1 period=6": {"G": 2.0, "time": 3.0, "softening": 0.1, "period": 6.0},
     "# (G = 1)": {"G": 1.0},
     "# the time is not known": {},
+    "# at time = 4": {"time": 4.0},
+    "# initial time: 4, end time = 9": {"time": 4.0},
+    "# crossing time = 2.8, rotation period = 3": {},
+    "# integrate to t = 100": {},
+    "# in units where G = 1": {"G": 1.0},
+    "# Plummer softening = 0.5": {"softening": 0.5},
     "# cost = 3, weight = 2, N = 2, dt = 4": {},
     "# t: time": {},
 }
@@ -320,6 +337,7 @@ def test_columns_of_one_time_and_one_softening_are_used(tmp_path):
 
 def test_units_that_are_named_are_reported(tmp_path):
     for name, units in (
+        ("units below names", "au au km/s km/s Msun"),
         ("units behind names", "mass in Msun, position in au, velocity in au/yr"),
         ("units within names", "mass in msun, position in au, velocity in km/s"),
         ("names in a comment", ""),
