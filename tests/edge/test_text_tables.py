@@ -348,7 +348,7 @@ def test_units_that_are_named_are_reported(tmp_path):
 
 @pytest.mark.parametrize("text", [*READ.values(), *(text for text, _ in LEFT_OUT.values())])
 def test_a_table_that_is_cut_off_is_never_read_as_a_system_of_other_bodies(tmp_path, text):
-    for length in range(1, len(text)):
+    for length in range(1, len(text), 3):
         with contextlib.suppress(ValueError):
             system = load(tmp_path, text[:length]).system
             # Nothing can be missing but digits of the last number, a velocity, and what stands behind it.
