@@ -37,6 +37,9 @@ _LENGTHS = ("au", "pc", "kpc", "mpc", "ly", "km", "m", "cm", "rsun")
 _TIMES = ("s", "sec", "h", "d", "day", "days", "yr", "year", "years", "kyr", "myr", "gyr")
 _MASSES = ("kg", "g", "msun", "solmass", "mearth", "mjup")
 _BRACKET = r"[\[(][^\[(\])]*[\])]"
+_NO_UNIT = re.compile(
+    r"log|\bln\b|\b(?:deg|rad|arcsec|arcmin|mas|uas)\b", re.IGNORECASE
+)  # of a length, a mass or a speed
 _MOST_WORDS = 100  # of a comment that may name columns
 _LONGEST_NAME = 60
 # Words that names of columns do not have, and sentences do.
@@ -198,6 +201,8 @@ def _split_unit(name: str) -> tuple[str, str]:
         return name.lower(), ""
     bracket = re.fullmatch(r"([^\[({]*)[\[({]\s*([^\])}]*?)\s*[\])}]", name)
     plain = re.sub(r"[\s.\-]+", "_", (bracket[1] if bracket else name).strip()).lower()
+    if bracket and _NO_UNIT.search(bracket[2]):
+        return name.lower(), ""
     if bracket:
         return plain, "" if bracket[2].isdigit() else bracket[2]
     if plain not in _COMPONENT_OF:

@@ -26,7 +26,7 @@ from .file_contents import (
 from .written_numbers import is_number, read_number, trouble
 
 _MOST_COLUMNS = 64
-_MOST_COMMENTS = 200  # that are searched for names, those next to the rows
+_MOST_COMMENTS = 1000  # that are searched for names, those next to the rows
 _MOST_CONSTANTS = 1000
 _LONGEST_COMMENT = 2000  # characters; a longer one names no columns
 _NAMES = "name the columns in a comment line before the rows, e.g. # m x y vx vy"

@@ -59,6 +59,9 @@ WAYS = {
         "a",
         "x^2",
         "logm",
+        "m (log10)",
+        "x [deg]",
+        "vx [mas/yr]",
     ),
 }
 
