@@ -50,6 +50,15 @@ CONFIGS: tuple[dict[str, Any], ...] = (
 )
 
 
+NAMED = """\
+# G = 1, time = 2.5, eps = 0.01
+# id, x[au], y[au], vx (au/yr), vy (au/yr), mass_msun
+1, 0, 0, 0, 0, 1.0D0
+2, 1, 0, 0, "1.5", 1.5-003
+"""
+BODIES = [{"m": 1.0, "x": 0.0, "y": 0.0, "vx": 0.0, "vy": -0.5}, {"m": 1.0, "x": 1.0, "y": 0.0, "vx": 0.0, "vy": 0.5}]
+
+
 class Bomb:
     """What makes a folder when it is unpickled."""
 
@@ -62,6 +71,10 @@ def write_good_files(folder: Path) -> None:
     for suffix in (".npy", ".txt", ".json"):
         save_system(folder / f"good{suffix}", known_orbit("pythagorean"))
     save_system(folder / "good_3d.npy", known_orbit("outer_solar_system"))
+    (folder / "good_named.txt").write_text(NAMED, encoding="utf-8")
+    (folder / "good_bodies.json").write_text(json.dumps({"softening": 0.0, "bodies": BODIES}), encoding="utf-8")
+    records = [tuple(body.values()) for body in BODIES]
+    numpy.save(folder / "good_records.npy", numpy.array(records, dtype=[(name, float) for name in BODIES[0]]))
     for number, tables in enumerate(CONFIGS):
         (folder / f"config{number}.toml").write_text(tomli_w.dumps(tables), encoding="utf-8")
     for name in ("pipe", "pipe.txt"):
@@ -78,8 +91,8 @@ def read_good_files(folder: Path) -> dict[str, list[bytes]]:
         "checkpoint": "run*/checkpoint.safetensors",
         "config": "config*.toml",
         "npy": "good*.npy",
-        "txt": "good.txt",
-        "json": "good.json",
+        "txt": "good*.txt",
+        "json": "good*.json",
         "metrics": "run/metrics.jsonl",
     }
     return {kind: [path.read_bytes() for path in sorted(folder.glob(to))] for kind, to in patterns.items()}

@@ -22,6 +22,7 @@ from .config import (
     WriteError,
     default_of,
     nearest,
+    section_of,
 )
 from .untrusted import one_line
 
@@ -44,7 +45,9 @@ class _Parser(argparse.ArgumentParser):
         parsed, unknown = super().parse_known_args(args, namespace)
         if unknown:
             flag = unknown[0].split("=")[0]
+            home = section_of(flag.removeprefix("--").replace("-", "_")) if flag.startswith("--") else ""
             close = nearest(flag, self._option_string_actions) if flag.startswith("-") else ""
+            close = f"; it belongs to {home}" if home else close
             self._fail(f"unrecognized arguments: {' '.join(unknown)}{close or f'; see {self.prog} --help'}")
         return parsed, unknown
 

@@ -3,7 +3,7 @@
 import contextlib
 import shlex
 import sys
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -110,6 +110,7 @@ def compare(options: dict[str, Any]) -> int:
                 print(f"note: {name} was to be the reference; ratios are to {instead} instead")
         for note in comparison.notes(plans):
             print(f"note: {note}", file=sys.stderr)
+        _tell(_notes(sets))
         total = len(sets) * sum(len(plan.tolerances) for plan in plans)
         results: list[comparison.SetComparison] = []
         failures: list[comparison.SetFailure] = []
@@ -239,7 +240,18 @@ def _resumed_training(
         yield start, directory
 
 
+def _tell(notes: Iterable[str]) -> None:
+    """Say on stderr what was assumed of files and not read in them, once each, when all else has been found good."""
+    for note in dict.fromkeys(notes):
+        print(f"note: {one_line(note)}", file=sys.stderr)
+
+
+def _notes(sets: Sequence[SystemSet]) -> list[str]:
+    return [note for item in sets for note in item.notes]
+
+
 def _train(start: training.Start, directory: Path) -> training.Outcome:
+    _tell(start.notes)
     with training_progress(start.config.epochs, int(start.state.epoch)) as show:
         return training.train(start, directory, show, compilation_report(start.training.physics.device))
 
@@ -277,8 +289,7 @@ def _prepare_simulation(config: SimulateConfig, trained: TrainConfig, checkpoint
 def _simulate(ready: _Simulation, directory: Path, summary: dict[str, Any]) -> int:
     """Simulate, compare, draw, print, and add to the summary; returns the exit code."""
     config, physics, rule, sets, note = ready
-    if note:
-        print(f"note: {note}", file=sys.stderr)
+    _tell([*([note] if note else []), *_notes(sets)])
     unmatched = []
     with watch_compilation(compilation_report(physics.device)):
         results = [simulation.run_rule(rule, sets, config, physics)]

@@ -135,6 +135,12 @@ _SECTIONS: dict[type[PhysicsConfig], str] = {
     CompareConfig: "compare",
 }
 
+RULE_KEYS = (
+    *("name", "scheme", "integrator", "criterion", "weights", "unit", "checkpoint", "peer"),
+    *("eta", "p", "dt", "order", "tolerances"),
+)
+"""The keys of a rule of a comparison."""
+
 # Of the source system: its features, network, optimizer, loss and energy scale. It is not that system whole: where the
 # two part is listed in docs/reliability.md.
 SOURCE_PRESET: dict[str, Any] = {
@@ -395,9 +401,16 @@ def _typed(kind: type[PhysicsConfig], table: Mapping[str, Any], where: str, *, s
         if key not in hints:
             if skip_foreign:  # a shared key that only the other section has
                 continue
-            raise InputError(f"{where}: unknown key {key!r}{nearest(key, hints)}")
+            home = "[[compare.rules]]" if kind is CompareConfig and key in RULE_KEYS else section_of(key)
+            end = f"; it belongs to {home}" if home else nearest(key, hints)
+            raise InputError(f"{where}: unknown key {key!r}{end}")
         values[key] = _coerce(key, value, hints[key], where)
     return values
+
+
+def section_of(key: str) -> str:
+    """The sections that a key belongs to, e.g. "[simulate] or [compare]"; "" if there is none."""
+    return " or ".join(f"[{name}]" for kind, name in _SECTIONS.items() if key in {f.name for f in fields(kind)})
 
 
 def _coerce(key: str, value: Any, hint: Any, where: str) -> Any:

@@ -1,49 +1,54 @@
 """Initial conditions in files: one system from .npy, .txt or .json, and to it.
 
-    .npy   an array (N, 1 + 2D): per body its mass, position and velocity, so 5 or 7 columns
-    .txt   the same rows as text, columns apart by blanks or commas, # starts a comment
-    .json  an object with the keys mass (N,), position (N, D), velocity (N, D), and if wanted
-           G and period; other keys are not read
+    .npy   an array (N, 1 + 2D): per body its mass, position and velocity, so 5 or 7 columns; or a structured array
+    .txt   the same rows as text, or columns in any order with names above them: see `text_tables`
+    .json  an object with mass (N,), position (N, D) and velocity (N, D), or a list of bodies: see `json_bodies`
+
+Text and JSON may state G, period, softening, time and units besides. What a file says is used, or refused, or
+reported as not read, and nothing is guessed: what could be read in two ways is refused with how to say it in one.
 
 A file is read into memory whole, up to 4 MiB and 4096 bodies, and nothing in it is executed: no
 pickles. Whatever is wrong with it, the error is a ``ValueError`` of one line: file, trouble, remedy.
 """
 
-import io
 import json
-import math
 import os
-import re
 import stat
-import warnings
 from pathlib import Path
-from types import ModuleType
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple
 
 import torch
 
 from ..base.check import check_system, require
 from ..base.types import System
+from .array_rows import read_array, write_array
+from .columns import VECTORS
+from .file_contents import COLUMNS, MAX_BODIES, Contents, check_constant, decode, fail, quoted, short
+from .json_bodies import read_json
+from .text_tables import read_table
 
 MAX_BYTES = 4 * 2**20
 """Largest file that is read: four times what the most bodies take as text. Parsed it takes some 100 MiB at most."""
 
-MAX_BODIES = 4096
-"""Most bodies in a file: forces and checks are direct sums, whose N × N × D arrays then take 0.4 GB each."""
-
 _SUFFIXES = (".npy", ".txt", ".json")
-_COLUMNS = "mass, position, velocity: 5 columns in two dimensions, 7 in three"
+_REMEDIES = {
+    **dict.fromkeys((".csv", ".tsv", ".dat", ".asc", ".tab"), "tables of text are read as .txt: rename it"),
+    ".npz": "save the one array that is wanted with numpy.save",
+}
 
 
 class LoadedSystem(NamedTuple):
-    """What a file says: a system, and the constants that only .json can hold.
+    """What a file says: a system, and the constants that only text and JSON can hold.
 
     Shapes: one `System`; plain numbers. Units: the file's.
     """
 
-    system: System  # (N,), (N, D)  float, on the CPU, at time 0
+    system: System  # (N,), (N, D)  float, on the CPU, at the file's time, or 0
     G: float | None = None  # the gravitational constant of the file's units, if it says
     period: float | None = None  # time after which the system returns to its start, if it says
+    softening: float | None = None  # length, if it says: a system that is run with another is another system
+    units: str = ""  # what it says about its units; no number is converted
+    notes: tuple[str, ...] = ()  # what was not read, one sentence each: to be shown
 
 
 def load_system(
@@ -56,14 +61,16 @@ def load_system(
     Args:
         path: of the file; its suffix says its format (see the module's docstring).
         dtype: floating-point dtype of the system.
-        softening: > 0 if the system is going to be softened: then bodies may coincide.
+        softening: > 0 if the system is going to be softened: then bodies may coincide, as they may if the file
+            itself states a softening.
 
     Returns:
-        A `LoadedSystem`: mass (N,), position and velocity (N, D), time 0; G and period, or None.
+        A `LoadedSystem`: mass (N,), position and velocity (N, D), the file's time or 0; G, period and softening, or
+        None; its units; and what of it was not read.
 
     Raises:
-        ValueError: if there is no such file, it cannot be read, is too large, or does not hold
-            exactly one system as `check_system` wants it.
+        ValueError: if there is no such file, it cannot be read, is too large, does not hold exactly one system as
+            `check_system` wants it, or can be understood in several ways.
         ImportError: if a .npy file is to be read and numpy is not installed.
 
     Source: the formats are our own; .npy is NumPy enhancement proposal 1.
@@ -75,31 +82,45 @@ def load_system(
     )
     suffix = _suffix(where, path)
     data = _read(where, path)
-    if suffix == ".json":
-        return _from_json(where, _text(where, data), dtype, softening)
-    rows = _rows_of_array(where, data) if suffix == ".npy" else _rows_of_text(where, _text(where, data))
-    D = (len(rows[0]) - 1) // 2
-    mass, position, velocity = ([row[part] for row in rows] for part in (0, slice(1, 1 + D), slice(1 + D, None)))
-    return LoadedSystem(_system(where, mass, position, velocity, dtype, softening))
+    if suffix == ".npy":
+        contents = read_array(where, data)
+    else:
+        contents = (read_json if suffix == ".json" else read_table)(where, decode(where, data))
+    stated = contents.constants
+    notes = (f"not read: {quoted(contents.left_out)}",) if contents.left_out else ()
+    return LoadedSystem(
+        _system(where, contents, dtype, max(softening, stated.get("softening", 0.0))),
+        stated.get("G"),
+        stated.get("period"),
+        stated.get("softening"),
+        contents.units,
+        notes,
+    )
 
 
 def save_system(
-    path: str | os.PathLike[str], system: System, *, G: float | None = None, period: float | None = None
+    path: str | os.PathLike[str],
+    system: System,
+    *,
+    G: float | None = None,
+    period: float | None = None,
+    softening: float | None = None,
 ) -> None:
-    """Write mass, position and velocity of one system, so that `load_system` reads the same bits.
+    """Write mass, position, velocity and time of one system, so that `load_system` reads the same bits.
 
-    The file appears whole or not at all. The system's time and work are not kept: a file holds
-    initial conditions, and checkpoints hold states.
+    The file appears whole or not at all. The system's work is not kept: a file holds initial conditions, from which
+    it is counted anew, and checkpoints hold states.
 
     Args:
         path: of the file; its suffix says its format. An existing file is replaced.
         system: one system, not a batch, on any device.
-        G: gravitational constant to note, > 0; only .json can hold it.
-        period: of a periodic orbit, time, > 0; only .json can hold it.
+        G: gravitational constant to note, > 0; .npy cannot hold it.
+        period: of a periodic orbit, time, > 0; .npy cannot hold it.
+        softening: length, ≥ 0; .npy cannot hold it.
 
     Raises:
-        ValueError: if the suffix is another, the system is a batch or not valid, G or period is
-            not > 0 or not to be held, or the file cannot be written.
+        ValueError: if the suffix is another, the system is a batch or not valid, a constant is out of range or not to
+            be held (in .npy a time other than 0 neither), or the file cannot be written.
         ImportError: if a .npy file is to be written and numpy is not installed.
 
     Source: the formats are our own; .npy is NumPy enhancement proposal 1.
@@ -109,25 +130,23 @@ def save_system(
     require(system.mass.ndim == 1, f"{where}: one system is needed, got a batch; take a row, e.g. take(systems, 0)")
     _check_bodies(where, system.mass.shape[0])
     check_system(system, softening=1.0, where=where)  # softened: coincident bodies are the reader's concern
-    constants = {name: value for name, value in (("G", G), ("period", period)) if value is not None}
-    for name, value in constants.items():
-        require(0 < value < math.inf, f"{where}: {name} must be > 0 and finite, got {value}")
+    time = float(system.time)
+    given = {"G": G, "period": period, "softening": softening, "time": time if time else None}
+    constants = {name: check_constant(where, name, value) for name, value in given.items() if value is not None}
     require(
-        suffix == ".json" or not constants,
-        f"{where}: only .json can hold {' and '.join(constants)}; use that suffix, or leave them out",
+        suffix != ".npy" or not constants,
+        f"{where}: .npy cannot hold {' and '.join(constants)}; use .txt or .json"
+        + (", or set the time to 0" if time else ", or leave them out"),
     )
     # Double holds every float exactly, and Python writes the shortest text that reads as the same double.
     mass, position, velocity = (x.detach().cpu().double() for x in (system.mass, system.position, system.velocity))
-    rows = torch.cat([mass[:, None], position, velocity], 1).tolist()
     if suffix == ".npy":
-        numpy, buffer = _numpy(where), io.BytesIO()
-        numpy.save(buffer, numpy.array(rows, dtype=numpy.float64), allow_pickle=False)
-        data = buffer.getvalue()
+        data = write_array(where, mass, position, velocity)
     elif suffix == ".txt":
-        names = ["m", *(f"{kind}{axis}" for kind in ("", "v") for axis in "xyz"[: position.shape[1]])]
-        data = "".join(
-            line + "\n" for line in ["# " + " ".join(names), *(" ".join(map(repr, r)) for r in rows)]
-        ).encode()
+        rows = torch.cat([mass[:, None], position, velocity], 1).tolist()
+        names = ["m", *(name for parts in VECTORS.values() for name in parts[: position.shape[1]])]
+        lines = [f"# {name} = {value!r}" for name, value in constants.items()] + ["# " + " ".join(names)]
+        data = "".join(line + "\n" for line in [*lines, *(" ".join(map(repr, row)) for row in rows)]).encode()
     else:
         fields = {"mass": mass.tolist(), "position": position.tolist(), "velocity": velocity.tolist()}
         data = (json.dumps(constants | fields, indent=1) + "\n").encode()
@@ -136,9 +155,8 @@ def save_system(
 
 def _suffix(where: str, path: str | os.PathLike[str]) -> str:
     suffix = Path(path).suffix.lower()
-    require(
-        suffix in _SUFFIXES, f"{where}: the suffix must be one of {', '.join(_SUFFIXES)}, got {suffix!r}; rename it"
-    )
+    remedy = _REMEDIES.get(suffix, "write it as one of them")
+    require(suffix in _SUFFIXES, f"{where}: the suffix must be one of {', '.join(_SUFFIXES)}, got {suffix!r}; {remedy}")
     return suffix
 
 
@@ -147,159 +165,41 @@ def _read(where: str, path: str | os.PathLike[str]) -> bytes:
     try:
         mode = os.stat(path).st_mode
     except FileNotFoundError:
-        _fail(f"{where}: no such file; check the path, and the directory that it is relative to")
+        fail(f"{where}: no such file; check the path, and the directory that it is relative to")
     except (OSError, ValueError) as error:  # ValueError: a null character in the path
-        _fail(f"{where}: cannot be found ({_short(error)}); check the path")
+        fail(f"{where}: cannot be found ({short(error)}); check the path")
     require(not stat.S_ISDIR(mode), f"{where}: is a directory; name a file in it")
     require(stat.S_ISREG(mode), f"{where}: is not a regular file; copy its contents into one")
     try:
         with open(path, "rb") as file:
             data = file.read(MAX_BYTES + 1)
     except OSError as error:
-        _fail(f"{where}: cannot be read ({error.strerror}); check its permissions")
+        fail(f"{where}: cannot be read ({error.strerror}); check its permissions")
     require(len(data) <= MAX_BYTES, f"{where}: is larger than {MAX_BYTES // 2**20} MiB; name a file of one system")
-    require(len(data) > 0, f"{where}: is empty; write rows of {_COLUMNS}, or save it again")
+    require(len(data) > 0, f"{where}: is empty; write rows of {COLUMNS}, or save it again")
     return data
 
 
-def _fail(message: str) -> NoReturn:
-    """Raise with this line alone: the cause would only repeat it."""
-    raise ValueError(message) from None
-
-
-def _text(where: str, data: bytes) -> str:
-    try:
-        return data.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        _fail(f"{where}: is not UTF-8 text (at byte {error.start}); a NumPy array wants the suffix .npy")
-
-
-def _numpy(where: str) -> ModuleType:
-    try:
-        import numpy
-    except ImportError as error:
-        raise ImportError(f"{where}: .npy needs numpy; pip install 'aits_func[cli]', or use .txt or .json") from error
-    return numpy
-
-
-def _rows_of_array(where: str, data: bytes) -> list[list[float]]:
-    numpy = _numpy(where)
-    require(
-        data.startswith(b"\x93NUMPY"),
-        f"{where}: is not a NumPy array (no .npy header; pickles and .npz are not read); write it with numpy.save",
-    )
-    try:
-        # It warns of impossible shapes, and then raises, and of what Python 2 wrote, which it reads.
-        with numpy.errstate(all="ignore"), warnings.catch_warnings(action="ignore"):
-            array = numpy.load(buffer := io.BytesIO(data), allow_pickle=False)
-    except Exception as error:  # a damaged header makes numpy raise nearly anything, from EOFError to TokenError
-        _fail(f"{where}: is damaged, cut off or holds objects ({_short(error)}); save an array of numbers again")
-    require(
-        array.dtype.kind in "fiu", f"{where}: must hold numbers, got dtype {array.dtype}; convert with astype(float)"
-    )
-    require(
-        array.ndim == 2 and array.shape[0] >= 1 and array.shape[1] in (5, 7),
-        f"{where}: must have shape (N, 5) or (N, 7), got {array.shape}; columns are {_COLUMNS}",
-    )
-    _check_bodies(where, array.shape[0])
-    require(not buffer.read(1), f"{where}: goes on after the array; write one array of one system to a file")
-    with numpy.errstate(over="ignore"):  # of a long double: it becomes infinite, which is refused below
-        return array.astype(numpy.float64).tolist()
-
-
-def _rows_of_text(where: str, text: str) -> list[list[float]]:
-    rows: list[list[float]] = []
-    for number, line in enumerate(text.splitlines(), 1):
-        row = line.split("#", 1)[0].strip()
-        if not row:
-            continue
-        fields = re.split(r"\s*,\s*|\s+", row, maxsplit=7)  # 8 are too many already
-        columns, first = len(fields), len(rows[0]) if rows else len(fields)
-        require(
-            columns in (5, 7) and columns == first,
-            f"{where}: line {number} has {columns if columns < 8 else 'more than 7'} columns"
-            + (f" and the first row {first}" if columns != first else "")
-            + f"; every row needs {_COLUMNS}",
-        )
-        try:
-            rows.append([float(field) for field in fields])
-        except ValueError as error:
-            _fail(f"{where}: line {number} has what is no number ({_short(error)}); mark comments with #")
-        require(len(rows) <= MAX_BODIES, f"{where}: holds more than {MAX_BODIES} bodies; leave out rows")
-    require(len(rows) > 0, f"{where}: has no rows; write rows of {_COLUMNS}")
-    return rows
-
-
-def _from_json(where: str, text: str, dtype: torch.dtype, softening: float) -> LoadedSystem:
-    try:
-        content = json.loads(text)
-    except RecursionError:
-        _fail(f"{where}: is nested too deeply; write lists of numbers, position as [[x, y], ...]")
-    except ValueError as error:
-        _fail(f"{where}: is not valid JSON ({_short(error)}); see that it is complete")
-    keys = "an object with mass [m, ...], position [[x, y], ...] and velocity [[vx, vy], ...]"
-    require(isinstance(content, dict), f"{where}: must hold {keys}, got {_kind(content)}")
-    missing = [key for key in ("mass", "position", "velocity") if key not in content]
-    require(not missing, f"{where}: has no {' and no '.join(missing)}; write {keys}")
-    mass = _numbers(where, "mass", content["mass"])
-    position, velocity = (
-        [_numbers(where, f"{key}[{i}]", row) for i, row in enumerate(_list(where, key, content[key]))]
-        for key in ("position", "velocity")
-    )
-    D = len(position[0]) if position else 0
-    for key, rows in (("position", position), ("velocity", velocity)):
-        require(
-            len(rows) == len(mass) and all(len(row) == D for row in rows) and D in (2, 3),
-            f"{where}: {key} must have one row of 2 or 3 numbers for each of the {len(mass)} masses, all of one "
-            f"length, got {len(rows)} rows of {sorted({len(row) for row in rows})}",
-        )
-    system = _system(where, mass, position, velocity, dtype, softening)
-    return LoadedSystem(system, *(_constant(where, key, content.get(key)) for key in ("G", "period")))
-
-
-def _list(where: str, name: str, value: Any) -> list[Any]:
-    require(isinstance(value, list), f"{where}: {name} must be a list, got {_kind(value)}; write [...]")
-    return value
-
-
-def _numbers(where: str, name: str, value: Any) -> list[float]:
-    return [_number(where, f"{name}[{i}]", x) for i, x in enumerate(_list(where, name, value))]
-
-
-def _number(where: str, name: str, value: Any) -> float:
-    # bool is an int to Python, and no number to anyone else.
-    require(
-        isinstance(value, int | float) and not isinstance(value, bool),
-        f"{where}: {name} must be a number, got {_kind(value)}; write it without quotes or brackets",
-    )
-    try:
-        return float(value)
-    except OverflowError:
-        return math.inf  # refused with the infinite ones
-
-
-def _constant(where: str, name: str, value: Any) -> float | None:
-    if value is None:
-        return None
-    number = _number(where, name, value)
-    require(0 < number < math.inf, f"{where}: {name} must be > 0 and finite, got {number}; leave it out if unknown")
-    return number
-
-
-def _system(where: str, mass: Any, position: Any, velocity: Any, dtype: torch.dtype, softening: float) -> System:
+def _system(where: str, contents: Contents, dtype: torch.dtype, softening: float) -> System:
     """The system in its dtype, checked: finite first, as the dtype may be what makes it infinite."""
-    _check_bodies(where, len(mass))
-    m, x, v = (torch.tensor(part, dtype=torch.float64) for part in (mass, position, velocity))
+    _check_bodies(where, len(contents.mass))
+    m, x, v = (
+        torch.tensor(part, dtype=torch.float64) for part in (contents.mass, contents.position, contents.velocity)
+    )
     for name, part in (("mass", m), ("position", x), ("velocity", v)):
-        finite = part.isfinite().reshape(len(mass), -1).all(-1)
+        finite = part.isfinite().reshape(len(m), -1).all(-1)
         body = int(finite.int().argmin())
         require(bool(finite.all()), f"{where}: {name} of body {body} is NaN or infinite; give it a finite number")
         require(
             bool(part.to(dtype).isfinite().all()),
             f"{where}: {name} is too large for {dtype}; use float64 or other units",
         )
-    clock = torch.zeros((), dtype=dtype)
-    system = System(m.to(dtype), x.to(dtype), v.to(dtype), clock, clock.clone())
+    require(
+        not bool(((m > 0) & (m.to(dtype) == 0)).any()),
+        f"{where}: mass is too small for {dtype}, which would make it 0; use float64 or other units",
+    )
+    clock = torch.tensor(contents.constants.get("time", 0.0), dtype=dtype)
+    system = System(m.to(dtype), x.to(dtype), v.to(dtype), clock, torch.zeros_like(clock))
     check_system(system, softening=softening, where=where)
     return system
 
@@ -309,17 +209,6 @@ def _check_bodies(where: str, bodies: int) -> None:
         2 <= bodies <= MAX_BODIES,
         f"{where}: 2 to {MAX_BODIES} bodies are needed, got N = {bodies}; add or leave out rows",
     )
-
-
-def _kind(value: Any) -> str:
-    kinds = {dict: "an object", list: "a list", str: "a string", bool: "true or false", type(None): "null"}
-    return kinds.get(type(value), "a number")
-
-
-def _short(error: Exception) -> str:
-    """What an error says, on one line of at most 100 characters."""
-    text = " ".join(str(error).split()) or type(error).__name__
-    return text if len(text) <= 100 else text[:97] + "..."
 
 
 def _write(where: str, path: Path, data: bytes) -> None:
@@ -333,4 +222,4 @@ def _write(where: str, path: Path, data: bytes) -> None:
         os.replace(part, path)
     except OSError as error:
         part.unlink(missing_ok=True)
-        _fail(f"{where}: cannot be written ({error.strerror}); check that its folder exists and lets you write")
+        fail(f"{where}: cannot be written ({error.strerror}); check that its folder exists and lets you write")

@@ -72,7 +72,8 @@ def load_sets(config: SimulateConfig | CompareConfig, physics: Physics, where: s
         if not bool((item.t_end > item.systems.time).all()):
             raise InputError(
                 f"{where}: t_end = {float(item.t_end[0]):g} is not later than the start of {item.label} "
-                f"at {float(item.systems.time.max()):g}"
+                f"at {float(item.systems.time.max()):g}; it is the time at which a run ends, not how long it lasts: "
+                "set a later one"
             )
     return timed
 
@@ -257,9 +258,13 @@ def _ratios(ours: Sequence[Result], theirs: Sequence[Result], seed: int) -> dict
 
 
 def remedies(results: Sequence[Result]) -> str:
-    """What to do about the systems that did not finish, one clause for every status that there is."""
+    """What to do about the systems that did not finish: a clause for every status, and one for a G that was assumed."""
     codes = sorted({int(code) for result in results for code in result.info.status} - {FINISHED})
-    return "; ".join(f"{STATUS_NAMES[code]}: {REMEDY_OF_STATUS[STATUS_NAMES[code]]}" for code in codes)
+    said = [f"{STATUS_NAMES[code]}: {REMEDY_OF_STATUS[STATUS_NAMES[code]]}" for code in codes]
+    unsure = [r.systems.label for r in results if r.systems.G_assumed and bool((r.info.status != FINISHED).any())]
+    if unsure:
+        said.append(f"the file does not say G ({', '.join(unsure)}), and a wrong one does this as well: set G")
+    return "; ".join(said)
 
 
 def failures(result: Result) -> str:

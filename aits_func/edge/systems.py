@@ -8,24 +8,27 @@ from typing import Any, NamedTuple, TypeAlias
 
 import torch
 from torch import Tensor
+from torch.func import vmap
 
 from ..base.rng import fold_in
 from ..base.tree import cast, concatenate, expand, length
 from ..base.types import System
 from ..loops.collect import check_energies
+from ..physics.gravity import in_double
 from ..physics.initial_conditions import (
     binaries,
     free_fall_triple,
     gaussian_cluster,
     hierarchical_triple,
 )
+from ..physics.invariants import centre_of_mass
 from ..physics.known_orbits import KNOWN_ORBITS, known_orbit
 from ..physics.orbits import orbital_period
 from ..physics.plummer import plummer_sphere
 from ..physics.tiled_gravity import MANY_BODIES
 from .assemble import Physics
-from .config import CompareConfig, InputError, SimulateConfig, Spec, TrainConfig, nearest
-from .initial_condition_files import load_system
+from .config import CompareConfig, InputError, PhysicsConfig, SimulateConfig, Spec, TrainConfig, nearest
+from .initial_condition_files import LoadedSystem, load_system
 from .untrusted import printable
 
 GENERATORS: dict[str, Callable[..., System]] = {
@@ -50,6 +53,8 @@ class SystemSet(NamedTuple):
     systems: System  # leaves (B, ...)
     period: Tensor  # (B,) time; infinite where none is known
     t_end: Tensor  # (B,) time; NaN where the entry does not say
+    notes: tuple[str, ...] = ()  # what was assumed or not read, for the user to see
+    G_assumed: bool = False  # whether they come from a file that says no G
 
 
 def load_systems(config: SystemsConfig, physics: Physics, where: str) -> list[SystemSet]:
@@ -73,8 +78,8 @@ def load_systems(config: SystemsConfig, physics: Physics, where: str) -> list[Sy
         use = "systems" if isinstance(config, TrainConfig) else "simulated systems"
         item = _load(spec, fold_in(config.seed, use, number), config, where)
         tensors = cast(_tensors(item), dtype=physics.dtype, device=physics.device)
-        sets.append(SystemSet(_own_label(item.label, sets), *tensors))
-    for item in sets:
+        sets.append(SystemSet(_own_label(item.label, sets), *tensors, item.notes, item.G_assumed))
+    for number, item in enumerate(sets):
         _check_field(config.field, item, where)
         try:
             check_energies(
@@ -82,7 +87,23 @@ def load_systems(config: SystemsConfig, physics: Physics, where: str) -> list[Sy
             )
         except ValueError as error:
             raise InputError(str(error)) from None
+        if item.G_assumed and not config.field and bool((_internal_energy(item.systems, physics) > 0).all()):
+            unbound = (
+                f"{item.label} is unbound from its start with G = {config.G:g}, which its file does not say: set G to "
+                "its value in the units of the file if they have another"
+            )
+            sets[number] = item._replace(notes=(*item.notes, unbound))
     return sets
+
+
+def _internal_energy(systems: System, physics: Physics) -> Tensor:
+    """Energies (B,) in the frames of the centres of mass, where the total ones do not depend on the frame."""
+
+    def energy(system: System) -> Tensor:
+        heavy = in_double(system)
+        return physics.gravity.energy(heavy._replace(velocity=heavy.velocity - centre_of_mass(heavy)[1]))
+
+    return vmap(energy)(systems)
 
 
 def array_name(label: str) -> str:
@@ -119,15 +140,23 @@ def _load(spec: Spec, seed: int, config: SystemsConfig, where: str) -> SystemSet
     label = _label(options.pop("label", ""), where)
     if "kind" in options:
         name, systems, period = _generate(options, seed, config.G, where)
-    elif set(options) == {"name"}:
-        name, systems, period = _named(str(options["name"]), config, where)
+        found = SystemSet(name, systems, period, period)  # the end follows
+    elif "name" in options and set(options) <= {"name", "seed"}:
+        _check_seed(options.get("seed", 0), where)
+        found = _named(str(options["name"]), config, where)
     else:
         raise InputError(
             f"{where}: an entry of systems must be a packaged orbit, a file, or a table with a kind "
-            f"({', '.join(GENERATORS)}), got {spec!r}"
+            f"({', '.join(GENERATORS)}) or with the name of an orbit or a file (and label, t_end, seed), got {spec!r}"
         )
-    ends = torch.full((length(systems),), t_end, dtype=torch.float64)
-    return SystemSet(label or printable(name), systems, period, ends)
+    ends = torch.full((length(found.systems),), t_end, dtype=torch.float64)
+    return found._replace(label=label or printable(found.label), t_end=ends)
+
+
+def _check_seed(seed: Any, where: str) -> None:
+    """A seed beside the name of an orbit or a file, which draw nothing: entries take it alike, whatever they name."""
+    if type(seed) is not int or seed < 0:
+        raise InputError(f"{where}: seed of an entry of systems must be a whole number >= 0, got {seed!r}")
 
 
 def _label(label: Any, where: str) -> str:
@@ -194,11 +223,23 @@ def _check_size(count: Any, bodies: Any, where: str) -> None:
         )
 
 
-def _named(name: str, config: SystemsConfig, where: str) -> tuple[str, System, Tensor]:
+def _named(name: str, config: SystemsConfig, where: str) -> SystemSet:
+    notes: tuple[str, ...] = ()
+    G_assumed = False
     if name.lower().endswith(FILE_SUFFIXES):
-        system, its_G, period = load_system(name, dtype=getattr(torch, config.dtype), softening=config.softening)
+        loaded = load_system(name, dtype=getattr(torch, config.dtype), softening=config.softening)
+        _check_softening(name, loaded, config, where)
+        system, its_G, period = loaded.system, loaded.G, loaded.period
+        G_assumed = its_G is None
+        notes = tuple(f"{name}: {note}" for note in loaded.notes) + _assumed(name, loaded, config, where)
     elif name in KNOWN_ORBITS:
         system, its_G, period = known_orbit(name), KNOWN_ORBITS[name].G, KNOWN_ORBITS[name].period
+    elif name in GENERATORS:
+        raise InputError(
+            f"{where}: {name!r} is a generator, which needs a table in a configuration file: systems = "
+            f'[{{ kind = "{name}", count = {_DEFAULT_COUNT} }}]; by its name alone a packaged orbit '
+            f"({', '.join(KNOWN_ORBITS)}) or a file is found"
+        )
     else:
         raise InputError(
             f"{where}: {name!r} is neither a packaged orbit ({', '.join(KNOWN_ORBITS)}) nor a file that ends in "
@@ -208,7 +249,33 @@ def _named(name: str, config: SystemsConfig, where: str) -> tuple[str, System, T
         _check_units(name, its_G, config.G, where)
     batch = expand(system, 1)
     known = torch.full((1,), period, dtype=torch.float64) if period else _kepler_periods(batch, config.G)
-    return name, batch, known
+    return SystemSet(name, batch, known, known, notes, G_assumed)
+
+
+def _assumed(name: str, loaded: LoadedSystem, config: SystemsConfig, where: str) -> tuple[str, ...]:
+    """What is assumed of a file that does not say its G: to be shown, as nearly every set of units has another.
+
+    Raises:
+        InputError: if it names units and nobody names their G.
+    """
+    if loaded.G is not None:
+        return ()
+    how = "write G into the file" if not name.lower().endswith(".npy") else "save it as .txt or .json with a G"
+    if loaded.units and config.G == PhysicsConfig.G:
+        raise InputError(
+            f"{where}: {name} says units ({loaded.units}) and no G; {how}, or set G to its value in these units"
+        )
+    units = f" (its units: {loaded.units})" if loaded.units else ""
+    return (f"{name}: says no G{units}; G = {config.G:g} is assumed: set G if it has another in its units, or {how}",)
+
+
+def _check_softening(name: str, loaded: LoadedSystem, config: SystemsConfig, where: str) -> None:
+    """Refuse a system that is to be softened otherwise than its file says."""
+    its = loaded.softening
+    if its is not None and not math.isclose(its, config.softening, rel_tol=1e-9):
+        raise InputError(
+            f"{where}: {name} has softening = {its}, the run has softening = {config.softening}; set softening = {its}"
+        )
 
 
 def _check_units(name: str, its_G: Any, G: float, where: str) -> None:

@@ -48,6 +48,7 @@ class Start(NamedTuple):
     state: TrainState
     initial: tuple[Population, ...]  # the population at epoch 0
     where: str  # what error messages call the configuration
+    notes: tuple[str, ...]  # what was assumed of the files of systems and not read in them
 
 
 class Outcome(NamedTuple):
@@ -81,7 +82,8 @@ def prepare(config: TrainConfig, where: str) -> Start:
     )
     check_reach(population, training.learner.objective, band=config.loss_on == "all", where=where)
     params = init_params(training.policy, fold_in(config.seed, "params"), physics)
-    return Start(config, training, init_train_state(params, training.optimizer, population), population, where)
+    notes = tuple(note for item in sets for note in item.notes)
+    return Start(config, training, init_train_state(params, training.optimizer, population), population, where, notes)
 
 
 def resume(config: TrainConfig, directory: Path, where: str) -> Start:

@@ -226,6 +226,19 @@ def test_a_misspelt_flag(refuse, write, command, flag):
     assert message == f"aits {command}: error: unrecognized arguments: {flag}; did you mean '--seed'?"
 
 
+@pytest.mark.parametrize(
+    ("command", "flag", "home"),
+    [
+        ("simulate", "--learning-rate=2", "[train]"),
+        ("train", "--t-end", "[simulate] or [compare]"),
+        ("both", "--systems", "[train] or [simulate] or [compare]"),
+        ("compare", "--rules", "[compare]"),
+    ],
+)
+def test_a_flag_of_another_command_or_a_key_that_is_no_flag(refuse, write, command, flag, home):
+    assert refuse(command, write(), flag).endswith(f"unrecognized arguments: {flag}; it belongs to {home}")
+
+
 def test_an_abbreviated_flag_is_a_misspelt_one(refuse, write):
     assert "did you mean '--epochs'?" in refuse("train", write(), "--epoch", "3")
 

@@ -6,10 +6,12 @@ import math
 import pytest
 
 from aits_func.base.engine import MODES
+from aits_func.edge import comparison_run
 from aits_func.edge.config import (
     CHOICES,
     MAX_FILE,
     MAX_WEIGHTS,
+    RULE_KEYS,
     SOURCE_PRESET,
     CompareConfig,
     InputError,
@@ -352,7 +354,15 @@ def test_a_mistake_in_the_other_section_is_found_before_anything_runs():
 
 
 def test_a_key_of_the_other_section_is_unknown_in_this_one():
-    assert "unknown key 't_end'" in refused({"train": {"t_end": 1.0}})
+    ending = "unknown key 't_end'; it belongs to [simulate] or [compare]"
+    assert refused({"train": {"t_end": 1.0}}).endswith(ending)
+    assert refused({"simulate": {"learning_rate": 1e-3}}).endswith("unknown key 'learning_rate'; it belongs to [train]")
+    assert refused({"compare": {"epochs": 3}}).endswith("unknown key 'epochs'; it belongs to [train]")
+    assert refused({"compare": {"eta": 0.1}}).endswith("unknown key 'eta'; it belongs to [[compare.rules]]")
+
+
+def test_the_keys_that_are_said_to_belong_to_a_rule_are_those_that_a_rule_takes():
+    assert set(RULE_KEYS) == set(comparison_run._KEYS)
 
 
 @pytest.mark.parametrize(

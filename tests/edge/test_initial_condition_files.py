@@ -11,6 +11,7 @@ import tracemalloc
 import pytest
 import torch
 
+from aits_func.base.check import make_system
 from aits_func.base.tree import take
 from aits_func.edge import initial_condition_files as files
 from aits_func.edge.initial_condition_files import LoadedSystem, load_system, save_system
@@ -58,7 +59,7 @@ def test_what_is_saved_is_loaded_to_the_bit(tmp_path, suffix, dimensions):
     save_system(tmp_path / f"a{suffix}", system)
     loaded = load_system(tmp_path / f"a{suffix}")
     assert isinstance(loaded, LoadedSystem)
-    assert loaded[1:] == (None, None)
+    assert loaded[1:] == (None, None, None, "", ())
     for name, leaf in loaded.system._asdict().items():
         assert leaf.dtype == torch.float64
         assert torch.equal(leaf, getattr(system, name)), name
@@ -74,21 +75,38 @@ def test_single_precision_survives_the_way_through_a_file(tmp_path, suffix):
     assert torch.equal(loaded.velocity, single.velocity)
 
 
-def test_json_keeps_the_constants_and_reads_files_with_other_keys(tmp_path):
+@pytest.mark.parametrize("suffix", [".txt", ".json"])
+def test_constants_and_the_time_are_kept(tmp_path, suffix):
     orbit = KNOWN_ORBITS["outer_solar_system"]
-    save_system(tmp_path / "sun.json", known_orbit(orbit.name), G=orbit.G, period=3.5)
-    loaded = load_system(tmp_path / "sun.json")
-    assert (loaded.G, loaded.period) == (orbit.G, 3.5)
-    (tmp_path / "more.json").write_bytes(changed(note="mine", name=["a", "b"], G=None))
-    assert load_system(tmp_path / "more.json").G is None
+    system = known_orbit(orbit.name)._replace(time=torch.tensor(-2448908.1, dtype=torch.float64))
+    path = tmp_path / f"sun{suffix}"
+    save_system(path, system, G=orbit.G, period=3.5, softening=1e-3)
+    loaded = load_system(path)
+    assert loaded[1:] == (orbit.G, 3.5, 1e-3, "", ())
+    for name, leaf in loaded.system._asdict().items():
+        assert torch.equal(leaf, getattr(system, name)), name
 
 
-def test_text_may_have_commas_blanks_comments_and_a_byte_order_mark(tmp_path):
-    text = "\ufeff# m x y vx vy\r\n\r\n1, 0,0 ,0  1 # first\n\t2.5\t1e0 0 , 0 -1\n# end"
-    (tmp_path / "a.TXT").write_text(text, encoding="utf-8")
-    system = load_system(tmp_path / "a.TXT").system
-    rows = torch.cat([system.mass[:, None], system.position, system.velocity], 1)
-    assert rows.tolist() == ROWS
+def test_what_is_saved_starts_with_no_work_done(tmp_path):
+    system = known_orbit("figure_eight")._replace(work=torch.tensor(0.5, dtype=torch.float64))
+    save_system(tmp_path / "a.json", system)
+    assert float(load_system(tmp_path / "a.json").system.work) == 0
+
+
+@pytest.mark.parametrize("suffix", SUFFIXES)
+@pytest.mark.parametrize("dimensions", [2, 3])
+@pytest.mark.parametrize("bodies", [5, 7])
+def test_bodies_that_a_reader_could_take_for_others_survive_the_way_through_a_file(
+    tmp_path, suffix, dimensions, bodies
+):
+    # All numbers positive, so that rows and columns change places without notice; and masses that count.
+    draw = torch.Generator().manual_seed(bodies)
+    position, velocity = torch.rand(2, bodies, dimensions, generator=draw, dtype=torch.float64)
+    for mass in (torch.rand(bodies, generator=draw, dtype=torch.float64), torch.arange(bodies).double()):
+        system = make_system(mass, position, velocity)
+        save_system(tmp_path / f"a{suffix}", system)
+        for name, leaf in load_system(tmp_path / f"a{suffix}").system._asdict().items():
+            assert torch.equal(leaf, getattr(system, name)), name
 
 
 @pytest.mark.parametrize("dtype", ["int16", ">f8", "float32", "longdouble", "uint8"])
@@ -118,7 +136,7 @@ BAD = {
     "array of words": ("a.npy", array_bytes(np.array([["a"] * 5] * 2)), "must hold numbers"),
     "array of truths": ("a.npy", array_bytes(np.ones((2, 5), dtype=bool)), "must hold numbers"),
     "complex array": ("a.npy", array_bytes(np.ones((2, 5), dtype=complex)), "must hold numbers"),
-    "record array": ("a.npy", array_bytes(np.zeros(2, dtype=[("m", float)])), "must hold numbers"),
+    "record array": ("a.npy", array_bytes(np.zeros(2, dtype=[("m", float)])), "names no x and no y"),
     "flat array": ("a.npy", array_bytes(np.ones(5)), "shape"),
     "number alone": ("a.npy", array_bytes(np.array(1.0)), "shape"),
     "batch of arrays": ("a.npy", array_bytes(np.ones((3, 2, 5))), "shape"),
@@ -127,15 +145,15 @@ BAD = {
     "array with NaN": ("a.npy", array_bytes(np.array([ROWS[0], [1, np.nan, 0, 0, 0]])), "position of body 1 is NaN"),
     "array beyond double": ("a.npy", array_bytes(np.array(ROWS, "longdouble") * np.longdouble("1e400")), "infinite"),
     "text of six columns": ("a.txt", b"1 2 3 4 5 6\n1 2 3 4 5 6", "line 1 has 6 columns"),
-    "text of many columns": ("a.txt", b"1 " * 1000, "more than 7 columns"),
+    "text of many columns": ("a.txt", b"1 " * 1000, "more than 64 columns"),
     "ragged text": ("a.txt", b"1 0 0 0 1\n1 0 0 1 0 0 1\n", "line 2 has 7 columns and the first row 5"),
     "text with a hole": ("a.txt", b"1,,0,0,1\n2,1,0,0,1\n", "line 1 has what is no number"),
-    "text with words": ("a.txt", b"m x y vx vy\n1 0 0 0 1\n2 1 0 0 1", "line 1 has what is no number"),
+    "text with words": ("a.txt", b"two bodies here\n1 0 0 0 1\n2 1 0 0 1", "line 1 has what is no number"),
     "text of comments": ("a.txt", b"# nothing\n\n", "has no rows"),
     "text with NaN": ("a.txt", b"1 0 0 0 1\nnan 1 0 0 1", "mass of body 1 is NaN"),
     "text with infinity": ("a.txt", b"1 0 0 0 1\n1 1 0 0 1e999", "velocity of body 1 is NaN or infinite"),
     "binary text": ("a.txt", bytes(range(256)), "is not UTF-8 text"),
-    "text of null characters": ("a.txt", b"\0" * 100, "columns"),
+    "text of null characters": ("a.txt", b"\0" * 100, "null characters"),
     "one body": ("a.txt", b"1 0 0 0 1", "2 to 4096 bodies"),
     "too many bodies in text": ("a.txt", b"1 0 0 0 1\n" * 4097, "holds more than 4096 bodies"),
     "too many small bodies": ("a.npy", array_bytes(np.ones((590_000, 7), dtype="int8")), "2 to 4096 bodies"),
@@ -144,7 +162,7 @@ BAD = {
     "negative mass": ("a.txt", b"-1 0 0 0 1\n2 1 0 0 1", "mass must be >= 0"),
     "no mass at all": ("a.txt", b"0 0 0 0 1\n0 1 0 0 1", "at least one body must have mass"),
     "coincident bodies": ("a.txt", b"1 0 0 0 1\n2 0 0 0 1", "bodies 0 and 1 are at the same place"),
-    "binary JSON": ("a.json", b"\xff\xfe\x00\x01", "is not UTF-8 text"),
+    "binary JSON": ("a.json", b"\xff\xff\x00\x01", "is not UTF-8 text"),
     "JSON cut off": ("a.json", changed()[:-5], "not valid JSON"),
     "words": ("a.json", b"hello", "not valid JSON"),
     "JSON nested deep": ("a.json", b"[" * 200_000, "nested too deeply"),
@@ -202,7 +220,9 @@ def test_a_bad_file_is_refused_in_one_line_that_names_it(tmp_path, monkeypatch, 
         ("nul\0l.txt", "cannot be found"),
         ("x" * 300 + ".txt", "cannot be found"),
         ("two\nlines.txt", "no such file"),
-        ("system.csv", "suffix must be one of .npy, .txt, .json"),
+        ("system.csv", "got '.csv'; tables of text are read as .txt: rename it"),
+        ("run.npz", "got '.npz'; save the one array that is wanted with numpy.save"),
+        ("system.xlsx", "suffix must be one of .npy, .txt, .json, got '.xlsx'; write it as one of them"),
         ("system", "suffix must be one of .npy, .txt, .json"),
         (".npy", "suffix must be one of .npy, .txt, .json"),
     ],
@@ -258,6 +278,18 @@ def test_coincident_bodies_are_read_where_softening_parts_them(tmp_path):
     assert load_system(tmp_path / "a.txt", softening=0.1).system.mass.tolist() == [1.0, 2.0]
 
 
+def test_bodies_may_coincide_where_the_file_itself_softens_them(tmp_path):
+    (tmp_path / "a.txt").write_bytes(b"# softening = 0.1\n" + BAD["coincident bodies"][1])
+    assert load_system(tmp_path / "a.txt").softening == 0.1
+
+
+def test_a_mass_that_the_dtype_makes_nothing_of_is_refused(tmp_path):
+    (tmp_path / "a.txt").write_text("1 0 0 0 1\n1e-60 1 0 0 1")
+    assert load_system(tmp_path / "a.txt").system.mass[1] == 1e-60
+    with pytest.raises(ValueError, match=r"mass is too small for torch\.float32, which would make it 0"):
+        load_system(tmp_path / "a.txt", dtype=torch.float32)
+
+
 def test_numbers_that_overflow_the_dtype_asked_for_are_refused(tmp_path):
     (tmp_path / "a.txt").write_text("1e300 0 0 0 1\n1 1 0 0 1")
     assert load_system(tmp_path / "a.txt").system.mass[0] == 1e300
@@ -286,8 +318,10 @@ def test_a_dtype_that_holds_no_fractions_is_refused(tmp_path, dtype):
         ("a.txt", {"mass": torch.tensor([1.0, -1.0, 1.0], dtype=torch.float64)}, {}, "mass must be >= 0"),
         ("a.txt", {"mass": torch.full((3,), torch.nan, dtype=torch.float64)}, {}, "mass must be finite"),
         ("a.txt", {"mass": torch.ones(2, 3, dtype=torch.float64)}, {}, "one system is needed, got a batch"),
-        ("a.txt", {}, {"G": 1.0}, "only .json can hold G"),
-        ("a.npy", {}, {"G": 1.0, "period": 1.0}, "only .json can hold G and period"),
+        ("a.txt", {}, {"G": -1.0}, "G must be > 0"),
+        ("a.npy", {}, {"G": 1.0, "period": 1.0}, ".npy cannot hold G and period"),
+        ("a.npy", {"time": torch.tensor(3.0, dtype=torch.float64)}, {}, ".npy cannot hold time"),
+        ("a.txt", {}, {"softening": -1.0}, "softening must be >= 0"),
         ("a.json", {}, {"G": float("nan")}, "G must be > 0"),
         ("a.json", {}, {"period": 0.0}, "period must be > 0"),
     ],

@@ -22,6 +22,7 @@ from aits_func.physics.known_orbits import known_orbit
 from aits_func.timestep.run import STATUS_NAMES
 
 numpy = pytest.importorskip("numpy")
+tomli_w = pytest.importorskip("tomli_w")
 
 PNG = b"\x89PNG\r\n\x1a\n"
 FILES = {"config.toml", "summary.json", "trajectory.npz", "end", "orbits.png", "energy_error.png", "steps.png"}
@@ -364,6 +365,69 @@ def test_systems_that_do_not_finish_are_counted_and_count_as_infinite(aits, writ
     assert cut["status"]["step limit"] == 1
     assert cut["steps"] == 20
     assert cut["final_energy_error"] == {"median": None, "90 %": None}  # infinity, for which JSON has no number
+
+
+SUN_AND_EARTH = "1.989e30 0 0 0 0\n5.972e24 1.496e11 0 0 29780\n"  # SI
+
+
+def test_a_file_without_g_that_stalls_is_told_of_g_and_not_to_take_more_steps(aits, tmp_path, trained):
+    # With G = 1 the Earth falls straight into the Sun in seconds, and no step is short enough.
+    (tmp_path / "si.txt").write_text(SUN_AND_EARTH)
+    flags = ["simulate", "--checkpoint", trained, "--systems", "si.txt", "--t-end", "1e4", "--record-every", "0"]
+    outcome = aits(*flags, "--out", "a")
+    assumed, failed = outcome.err.splitlines()
+    assert outcome.code == 1
+    assert assumed == (
+        "note: si.txt: says no G; G = 1 is assumed: set G if it has another in its units, or write G into the file"
+    )
+    assert failed == (
+        "aits: error: systems did not finish (si.txt: 1 stalled); its step no longer changes the time, which more "
+        "steps do not mend; if bodies meet, set softening > 0; the file does not say G (si.txt), and a wrong one does "
+        "this as well: set G, and see a/summary.json"
+    )
+    right = aits(*flags, "--G", "6.674e-11", "--out", "b")
+    assert (right.code, right.err.count("\n")) == (0, 1)
+    assert "G = 6.674e-11 is assumed" in right.err
+    (tmp_path / "si.txt").write_text("# G = 6.674e-11\n" + SUN_AND_EARTH)
+    assert aits(*flags, "--G", "6.674e-11", "--out", "c")[::2] == (0, "")
+
+
+def test_every_status_among_those_that_did_not_finish_has_its_remedy(aits, write, tmp_path, trained):
+    (tmp_path / "si.txt").write_text("# G = 1\n" + SUN_AND_EARTH)
+    sets = [{"kind": "free_fall_triple", "count": 1, "t_end": 50.0}, {"name": "si.txt", "t_end": 1e4}]
+    config = write(simulate={"systems": sets, "max_steps": 2000, "record_every": 0})
+    (line,) = aits("simulate", config, "--checkpoint", trained, "--out", "a").err.splitlines()
+    assert "; step limit: raise max_steps or shorten t_end; stalled: its step no longer" in line
+    assert "set G" not in line  # the file says it
+
+
+def test_what_is_not_read_of_a_file_is_told_by_every_command_and_once(aits, write, tmp_path, trained):
+    (tmp_path / "a.txt").write_text("# G = 1\n# id m x y vx vy\n1 1 0 0 0 -0.5\n2 1 1 0 0 0.5\n")
+    note = "note: a.txt: not read: 'id'\n"
+    config = write(train={"systems": ["a.txt", "a.txt"]}, simulate={"systems": ["a.txt"]})
+    for command in (["train"], ["simulate", "--checkpoint", trained]):
+        outcome = aits(command[0], config, *command[1:], "--out", command[0])
+        assert (outcome.code, outcome.err) == (0, note)
+    rules = [
+        {"criterion": "free_fall", "tolerances": [1.0]},
+        {"criterion": "constant", "dt": 0.01, "tolerances": [1.0]},
+    ]
+    compare = {"systems": ["a.txt"], "t_end": 0.1, "rules": rules, "resamples": 10, "compile": "off"}
+    (tmp_path / "c.toml").write_text(tomli_w.dumps({"compare": compare}))
+    outcome = aits("compare", "c.toml", "--out", "c")
+    assert (outcome.code, outcome.err) == (0, note)
+
+
+def test_a_run_goes_from_the_time_of_the_file_to_t_end(refuse, succeed, tmp_path, trained):
+    (tmp_path / "a.txt").write_text("# G = 1, time = 10\n1 0 0 0 -0.5\n1 1 0 0 0.5\n")
+    flags = ["simulate", "--checkpoint", trained, "--systems", "a.txt", "--out", "a"]
+    assert refuse(*flags, "--t-end", "10").endswith(
+        "t_end = 10 is not later than the start of a.txt at 10; it is the time at which a run ends, not how long it "
+        "lasts: set a later one"
+    )
+    succeed(*flags, "--t-end", "10.5")
+    times = arrays(tmp_path / "a")["a.txt_time"]
+    assert (float(times[0]), float(times[-1])) == (10.0, 10.5)
 
 
 def test_if_no_system_finishes_the_exit_code_is_1_with_one_line(aits, write, tmp_path, trained):

@@ -6,13 +6,16 @@ import math
 import pytest
 import torch
 
+import aits_func as af
 from aits_func.base.rng import fold_in
 from aits_func.edge.assemble import build_physics
 from aits_func.edge.config import InputError, SimulateConfig, TrainConfig, build_config
 from aits_func.edge.initial_condition_files import save_system
 from aits_func.edge.systems import GENERATORS, array_name, group_by_shape, load_systems
+from aits_func.physics.integrators import build_integrator
 from aits_func.physics.known_orbits import KNOWN_ORBITS, known_orbit
 from aits_func.physics.orbits import two_body_orbit
+from aits_func.timestep.policy import build_criterion_policy
 
 PYTHAGOREAN = KNOWN_ORBITS["pythagorean"]
 
@@ -63,6 +66,13 @@ def test_an_unknown_name_is_refused_with_the_nearest_and_all_there_are(word, nea
     message = refused(word)
     assert message.endswith(f"did you mean {near!r}?")
     assert all(name in message for name in (*KNOWN_ORBITS, ".npy", ".txt", ".json"))
+
+
+@pytest.mark.parametrize("kind", sorted(GENERATORS))
+def test_a_generator_by_its_name_alone_is_told_to_be_a_table(kind):
+    message = refused(kind)
+    assert f'which needs a table in a configuration file: systems = [{{ kind = "{kind}", count = 32 }}]' in message
+    load({"kind": kind, "count": 2})
 
 
 def test_a_name_like_no_other_is_refused_without_a_guess():
@@ -166,6 +176,90 @@ def test_a_file_s_own_period_is_used_and_a_binary_s_is_computed(tmp_path):
     assert told.period.tolist() == [6.5]
     # As above: a few rounding errors between the elements and the period.
     assert computed.period.item() == pytest.approx(4 * math.pi, rel=1e-13)
+
+
+def write_json(path, **more):
+    rows = {"mass": [1, 1], "position": [[-0.5, 0], [0.5, 0]], "velocity": [[0, -0.5], [0, 0.5]]}
+    path.write_text(json.dumps(rows | more))
+    return str(path)
+
+
+def test_a_file_may_have_a_label_an_end_and_a_seed_which_draws_nothing(tmp_path):
+    path = write_json(tmp_path / "a.json", G=1)
+    entry = {"name": path, "label": "mine", "t_end": 7, "seed": 3}
+    (item,) = load(entry)
+    assert (item.label, item.t_end.tolist(), item.notes) == ("mine", [7.0], ())
+    assert same(item.systems, load(path)[0].systems)
+    for seed in (-1, 0.5, "x", True):
+        assert "seed of an entry of systems must be a whole number >= 0" in refused(entry | {"seed": seed})
+
+
+def test_the_softening_of_a_file_is_the_run_s_or_it_is_refused(tmp_path):
+    path = write_json(tmp_path / "a.json", G=1, softening=0.5)
+    assert refused(path).endswith("has softening = 0.5, the run has softening = 0.0; set softening = 0.5")
+    assert refused(path, softening=0.1).endswith("the run has softening = 0.1; set softening = 0.5")
+    assert load(path, softening=0.5)[0].notes == ()
+    hard = write_json(tmp_path / "b.json", G=1, softening=0)
+    assert refused(hard, softening=0.1).endswith(
+        "has softening = 0.0, the run has softening = 0.1; set softening = 0.0"
+    )
+    (tmp_path / "c.txt").write_text("# G = 1, eps = 0.5\n1 0 0 0 0\n1 1 0 0 1\n")
+    assert "set softening = 0.5" in refused(str(tmp_path / "c.txt"))
+
+
+def test_a_file_starts_at_its_time_and_moves_as_it_is_softened(tmp_path):
+    (item,) = load(write_json(tmp_path / "a.json", G=1, softening=0.5, time=10), softening=0.5)
+    assert item.systems.time.tolist() == [10.0]
+    gravity = af.build_gravity(G=1.0, softening=0.5)
+    policy = build_criterion_policy(af.constant(dt=0.02))
+    integrator = build_integrator("yoshida8", gravity)
+    end, _ = af.simulate(policy.init(0), item.systems, policy=policy, gravity=gravity, scheme=integrator, t_end=12.0)
+    # REBOUND's IAS15 after a time of 2 with a softening of 0.5, printed to five digits; unsoftened (-0.41119, 0.19619).
+    assert end.position[0, 0].tolist() == pytest.approx([0.37038, -0.00932], abs=5e-6)
+    assert end.time.tolist() == [12.0]
+
+
+def test_a_file_that_says_no_g_is_told_which_one_is_assumed(tmp_path):
+    path = write_json(tmp_path / "a.json")
+    assert load(path)[0].notes == (
+        f"{path}: says no G; G = 1 is assumed: set G if it has another in its units, or write G into the file",
+    )
+    assert "says no G; G = 4.5 is assumed" in load(path, G=4.5)[0].notes[0]
+    save_system(tmp_path / "a.npy", known_orbit("pythagorean"))
+    assert load(str(tmp_path / "a.npy"))[0].notes[0].endswith("or save it as .txt or .json with a G")
+    for known in (write_json(tmp_path / "b.json", G=1), "pythagorean", {"kind": "binaries", "count": 1}):
+        assert load(known)[0].notes == ()
+
+
+def test_units_that_are_named_want_their_g(tmp_path):
+    path = write_json(tmp_path / "a.json", units="AU, yr, Msun")
+    assert refused(path).endswith(
+        f"{path} says units (AU, yr, Msun) and no G; write G into the file, or set G to its value in these units"
+    )
+    assert "says no G (its units: AU, yr, Msun); G = 39.5 is assumed" in load(path, G=39.5)[0].notes[0]
+    assert load(write_json(tmp_path / "b.json", units="AU, yr, Msun", G=39.5), G=39.5)[0].notes == ()
+    (tmp_path / "c.txt").write_text("# m x[au] y[au] vx vy\n1 0 0 0 0\n1 1 0 0 1\n")
+    assert "says units (position in au) and no G" in refused(str(tmp_path / "c.txt"))
+
+
+def test_a_file_without_g_that_is_unbound_at_once_is_told_so(tmp_path):
+    # Sun and Earth in AU, years and solar masses: G = 39.5; with G = 1 the speed of 6.28 is far above the escape speed.
+    rows = "1 0 0 0 0\n3e-6 1 0 0 6.283\n"
+    (tmp_path / "a.txt").write_text(rows)
+    path = str(tmp_path / "a.txt")
+    assumed, unbound = load(path)[0].notes
+    assert "G = 1 is assumed" in assumed
+    assert unbound.startswith(f"{path} is unbound from its start with G = 1, which its file does not say: set G to")
+    assert len(load(path, G=39.5)[0].notes) == 1
+    (tmp_path / "b.txt").write_text("# G = 1\n" + rows)
+    assert load(str(tmp_path / "b.txt"))[0].notes == ()  # it says so itself
+    (tmp_path / "c.txt").write_text("1 0 0 100 0\n1 1 0 100 0.1\n")
+    assert len(load(str(tmp_path / "c.txt"))[0].notes) == 1  # bound, in a frame that moves
+
+
+def test_what_is_not_read_in_a_file_is_noted_with_its_name(tmp_path):
+    path = write_json(tmp_path / "a.json", G=1, charge=[1, 2])
+    assert load(path)[0].notes == (f"{path}: not read: 'charge'",)
 
 
 def test_coincident_bodies_are_refused_without_softening_and_allowed_with_it(tmp_path):

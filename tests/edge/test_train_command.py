@@ -383,7 +383,7 @@ def test_a_run_without_a_field_does_no_work(trained):
 
 
 def test_a_system_without_energy_trains_on_the_kinetic_scale(succeed, write, tmp_path):
-    rows = {"mass": [1, 1], "position": [[0, 0], [1, 0]], "velocity": [[0, 1], [0, -1]]}  # E = 1 − 1
+    rows = {"G": 1, "mass": [1, 1], "position": [[0, 0], [1, 0]], "velocity": [[0, 1], [0, -1]]}  # E = 1 − 1
     (tmp_path / "parabola.json").write_text(json.dumps(rows))
     config = write(train={"systems": ["parabola.json"], "energy_scale": "kinetic", "epochs": 1})
     succeed("train", config, "--out", "a")
@@ -391,8 +391,8 @@ def test_a_system_without_energy_trains_on_the_kinetic_scale(succeed, write, tmp
 
 
 def test_a_file_trains_like_the_system_in_it(succeed, write, tmp_path):
-    save_system(tmp_path / "one.npy", take(binaries(3, 1), 0))
-    succeed("train", write(train={"systems": ["one.npy"], "epochs": 1}), "--out", "a")
+    save_system(tmp_path / "one.txt", take(binaries(3, 1), 0), G=1.0)
+    succeed("train", write(train={"systems": ["one.txt"], "epochs": 1}), "--out", "a")
     same = {"kind": "binaries", "count": 1, "seed": 3}
     succeed("train", write(train={"systems": [same], "epochs": 1}), "--out", "b")
     assert_same_run(tmp_path / "a", tmp_path / "b")
