@@ -106,7 +106,9 @@ def _join_reshapes(graph: fx.GraphModule) -> None:
 
 
 class _Outside(TorchDispatchMode):
-    """Keeps tensors that the function was not given as they are while it is traced, notes whose numbers it reads, and counts.
+    """Keeps tensors that the function was not given as they are while it is traced, and notes whose numbers it reads.
+
+    And counts the operations.
 
     In a trace they are the real ones: a write to one would be done, once for every trace, and a number that is read of
     one (``float(x)``) stands in the graph as a number.

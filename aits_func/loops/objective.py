@@ -168,9 +168,9 @@ def as_groups(batch: "Groups | Sample") -> Groups:
 
 
 def with_room(batch: "Groups | Sample") -> Groups:
-    """A batch or trajectory as groups, with room for the work on massless bodies (see `make_room`): once, before a loop.
+    """A batch or trajectory as groups, with room for the work on massless bodies (see `make_room`).
 
-    Samples that Part 1 has collected have it, and are returned as they are.
+    To be called once, before a loop. Samples that Part 1 has collected have it, and are returned as they are.
     """
     return tuple(group._replace(system=make_room(group.system)) for group in as_groups(batch))
 

@@ -53,7 +53,7 @@ class SimulationInfo(NamedTuple):
     max_energy_error: Tensor  # (B,) its maximum over the steps
     max_potential_error: Tensor  # (B,) maximum of |E − E₀| / |W(t)|, W the potential energy
     mean_energy_error: Tensor  # (B,) time average (1/T) ∫ |E − E₀| / scale dt
-    energy_drift: Tensor  # (B,) 1 / time; slope of a least-squares line through (E − E₀) / scale over time, the steepest
+    energy_drift: Tensor  # (B,) 1 / time; the steepest slope of a least-squares line through (E − E₀) / scale
     momentum_residual: Tensor  # (B,) float64  |P − P₀|, mass · length / time
     angular_momentum_residual: Tensor  # (B,) float64  |L − L₀|, mass · length² / time
     return_error: Tensor  # (B,) max |x − x₀| / rms radius after the way back; infinite if failed, NaN if not asked for

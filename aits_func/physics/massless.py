@@ -6,8 +6,8 @@ external field that does
     hᵢ = ½|vᵢ|² + φ(xᵢ, t) − ∫ ∂ₜφ(xᵢ, t) dt
 
 is conserved, in any frame that moves uniformly; here in that of the centre of mass, where the work is small beside h.
-(With an external field it is the frame of that.) hᵢ is the energy that a body of mass m would have and exchange with the
-others, per m, as m → 0.
+(With an external field it is the frame of that.) hᵢ is the energy that a body of mass m would have and exchange with
+the others, per m, as m → 0.
 
 A system with massless bodies carries the work on each behind that on the whole: ``work`` is (1 + N,), and () where all
 bodies have mass, which then cost nothing.

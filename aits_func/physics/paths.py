@@ -33,9 +33,8 @@ def work_between(gravity: Gravity, states: System) -> Tensor:
     """
     size = max(2, _PAIRS // states.mass.shape[-1] ** 2)
     count = len(states.time)
-    pieces = [
-        _between(gravity, take(states, slice(start, min(start + size, count)))) for start in range(0, count - 1, size - 1)
-    ]
+    starts = range(0, count - 1, size - 1)
+    pieces = [_between(gravity, take(states, slice(start, min(start + size, count)))) for start in starts]
     return torch.cat([states.mass.new_zeros(0, states.mass.shape[-1]), *pieces])
 
 

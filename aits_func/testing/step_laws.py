@@ -10,7 +10,7 @@ from hypothesis.strategies import DrawFn, SearchStrategy
 from torch import Tensor
 from torch.func import grad
 
-from ..base.check import has_room, make_system
+from ..base.check import make_system
 from ..base.types import Params, Sample, StepInfo, System
 from ..physics.gravity import Gravity, in_double
 from ..physics.invariants import at_rest_as_a_whole
@@ -18,7 +18,7 @@ from ..physics.orbits import two_body_orbit
 from ..timestep.energies import energy_and_size
 from ..timestep.step import Step
 from ..timestep.window import first_sample, push
-from .draws import Range, numbers
+from .draws import numbers
 from .frames import frames, seen_from
 from .histories import samples
 from .law import Draw, Law, check_laws, demand, demand_close, demand_trees_close
@@ -107,11 +107,10 @@ def _same_in(subject: _Subject, sample: Sample, other: Sample, where: str) -> No
     def error(params: Params, sample: Sample) -> Tensor:
         return subject.step(params, sample)[1].energy_error
 
-    slopes = (grad(error)(subject.params, each) for each in (other, sample))
+    ours_slope, theirs_slope = (grad(error)(subject.params, each) for each in (other, sample))
     # Derivatives of an energy error by ln dt are a few times as large as it.
-    demand_trees_close(
-        *slopes, f"the gradient of the energy error {where}", tolerance=1e3 * subject.tolerance, scale=1.0
-    )
+    message, tolerance = f"the gradient of the energy error {where}", 1e3 * subject.tolerance
+    demand_trees_close(ours_slope, theirs_slope, message, tolerance=tolerance, scale=1.0)
 
 
 def _boost(subject: _Subject, draw: Draw) -> None:
@@ -129,9 +128,7 @@ def _permutation(subject: _Subject, draw: Draw) -> None:
 def _about_a_star(draw: DrawFn, G: float) -> System:
     """A test particle on an eccentric orbit about a body that moves."""
     e, a, M = draw(numbers(0.0, 0.9)), draw(numbers(0.5, 2.0)), draw(numbers(0.1, 10.0))
-    orbit = two_body_orbit(
-        mass=[M, 0.0], semi_major_axis=a, eccentricity=e, mean_anomaly=draw(numbers(-3.0, 3.0)), G=G
-    )
+    orbit = two_body_orbit(mass=[M, 0.0], semi_major_axis=a, eccentricity=e, mean_anomaly=draw(numbers(-3.0, 3.0)), G=G)
     return orbit._replace(velocity=orbit.velocity + torch.tensor([draw(numbers(-_FAR, _FAR)), 0.0]).to(orbit.mass))
 
 

@@ -91,7 +91,9 @@ def follow(params, systems, period, shorter=0.5):
             break
         outcomes = []
         for power in sorted({int(p) for p in torch.log2(factors).round()}):
-            step = tries.setdefault(power, build_step(POLICY, GRAVITY, LEAPFROG, h=2.0**power, energy_threshold=THRESHOLD))
+            step = tries.setdefault(
+                power, build_step(POLICY, GRAVITY, LEAPFROG, h=2.0**power, energy_threshold=THRESHOLD)
+            )
             sample = vmap(lambda s: first_sample(s, 0))(system)._replace(active=under_way)
             outcomes.append((torch.log2(factors).round() == power, *vmap(step, in_dims=(None, 0))(params, sample)))
         after, good = system, torch.zeros(count, dtype=torch.bool)

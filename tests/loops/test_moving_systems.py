@@ -130,7 +130,9 @@ def test_rounding_is_that_of_the_velocities_as_they_are_given():
         judge = build_step(short, GRAVITY, LEAPFROG, energy_scale="kinetic")
         _, info = vmap(judge, in_dims=(None, 0))(short.init(0), vmap(lambda s: first_sample(s, 0))(there))
         ratio = (info.energy_error / rounding_errors(there, limit_of(judge))).pow(2).mean().sqrt()
-        assert 0.25 < ratio < 4.0  # as `rounding_error` says of itself, "between 0.5 and 4 times", and a factor for luck
+        assert (
+            0.25 < ratio < 4.0
+        )  # as `rounding_error` says of itself, "between 0.5 and 4 times", and a factor for luck
 
 
 def test_with_a_field_the_frame_is_that_of_the_field():
@@ -141,6 +143,8 @@ def test_with_a_field_the_frame_is_that_of_the_field():
     after, info = vmap(judge, in_dims=(None, 0))(POLICY.init(0), sample)
     whole = sample.system.mass[1::2] > 0
     assert whole.all()
-    before, now = (vmap(gravity.energy)(System(*(x[1::2] for x in s._replace(work=s.work[:, 0])))) for s in (sample.system, after))
+    before, now = (
+        vmap(gravity.energy)(System(*(x[1::2] for x in s._replace(work=s.work[:, 0])))) for s in (sample.system, after)
+    )
     size = vmap(gravity.energy_size)(System(*(x[1::2] for x in sample.system._replace(work=sample.system.work[:, 0]))))
     torch.testing.assert_close(info.energy_error[1::2], (now - before).abs() / size, rtol=1e-9, atol=ROUNDED)

@@ -1,7 +1,6 @@
 """Every law of a step's verdict fails on a verdict with the defect that it is for."""
 
 import pytest
-import torch
 from hypothesis import Phase, settings
 
 from aits_func.base.types import StepInfo
@@ -29,8 +28,6 @@ def by_the_first_body(params, sample):
     """A verdict that knows which body is which."""
     after, info = SOUND(params, sample)
     return after, info._replace(energy_error=info.energy_error * (1 + sample.system.mass[0]))
-
-
 
 
 DEFECTS = {
