@@ -1,5 +1,6 @@
 """The laws of a step's verdict: what an energy error must see, and must not."""
 
+import itertools
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -209,7 +210,7 @@ def _path_of_steps(subject: _Subject, system: System, infos: Sequence[StepInfo])
     """The changes of the energy in as many steps."""
     states, _ = _path(subject, system)
     energy = [float(energy_and_size(state, subject.gravity, "total")[0]) for state in states]
-    return [after - before for before, after in zip(energy, energy[1:], strict=False)][: len(infos)]
+    return [after - before for before, after in itertools.pairwise(energy)][: len(infos)]
 
 
 def _demand_seen(
@@ -217,7 +218,7 @@ def _demand_seen(
 ) -> None:
     states, infos = _path(subject, start)
     values, size = [float(constant(state)[0]) for state in states], float(constant(start)[1])
-    change = max((abs(b - a) for a, b in zip(values, values[1:], strict=False)), default=0.0)
+    change = max((abs(b - a) for a, b in itertools.pairwise(values)), default=0.0)
     _demand_bound(subject, infos, change / size, what)
 
 

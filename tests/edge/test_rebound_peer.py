@@ -335,7 +335,7 @@ def test_an_orbit_of_a_test_particle_about_a_moving_star_is_judged_by_its_own_en
 
 
 def test_the_error_of_a_comet_is_as_small_as_that_of_its_jacobi_constant():
-    """IAS15 to rounding, in the restricted problem: the work is summed between its steps without an error of its own."""
+    """IAS15 to rounding, in the restricted problem: the sum of the work between its steps adds no error."""
     pair = two_body_orbit(mass=[1.0, 0.1], semi_major_axis=1.0, eccentricity=0.0)
     comet = make_system(
         torch.cat([pair.mass, pair.mass.new_zeros(1)])[None],

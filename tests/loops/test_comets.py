@@ -70,9 +70,8 @@ def train(count=24, epochs=3):
     population = init_population((systems,), gravity=GRAVITY)
     state = init_train_state(POLICY.init(0), learner.optimizer, population)
     options = {"epochs": epochs, "steps_per_epoch": 32, "loss_on": "all", "convergence": "band", "replay_steps": 60}
-    for state, _ in run_two_phase_training(state, learner=learner, **options):
-        pass
-    return state.params
+    *_, (last, _) = run_two_phase_training(state, learner=learner, **options)
+    return last.params
 
 
 def follow(params, systems, period, shorter=0.5):

@@ -28,7 +28,7 @@ from aits_func.timestep.window import first_sample
 GRAVITY = build_gravity()
 POLICY = build_criterion_policy(p_norm(GRAVITY, eta=0.1))
 LEAPFROG = build_leapfrog_kdk(GRAVITY)
-# A speed of 5 is rounded by 4e-16, and enters energies of order 1 by its product with speeds of order 1; some ten steps.
+# A speed of 5 is rounded by 4e-16, and enters energies by its product with speeds of order 1; some ten steps.
 ROUNDED = 1e-13
 
 
