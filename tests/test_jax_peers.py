@@ -41,9 +41,9 @@ def our_learner(features, *, energy_threshold, E_lower, E_upper):
 
 
 def trajectory():
-    """Four bodies in space, one of them massless; one of the picked samples is inactive."""
+    """Four bodies in space, of two masses (the peers know no massless ones); one of the picked samples is inactive."""
     systems = af.gaussian_cluster(0, SAMPLES, bodies=4, dimensions=3, position_scale=1.0, velocity_scale=0.3)
-    samples = torch.func.vmap(af.first_sample)(systems._replace(mass=systems.mass * torch.tensor([1.0, 1.0, 0.0, 1.0])))
+    samples = torch.func.vmap(af.first_sample)(systems._replace(mass=systems.mass * torch.tensor([1.0, 1.0, 0.1, 1.0])))
     return samples._replace(active=torch.arange(SAMPLES) != PICKED[2])
 
 

@@ -19,7 +19,7 @@ from typing import NamedTuple
 
 import torch
 
-from ..base.check import check_system, require
+from ..base.check import check_system, make_room, require
 from ..base.types import System
 from .array_rows import read_array, write_array
 from .columns import VECTORS
@@ -201,7 +201,7 @@ def _system(where: str, contents: Contents, dtype: torch.dtype, softening: float
     clock = torch.tensor(contents.constants.get("time", 0.0), dtype=dtype)
     system = System(m.to(dtype), x.to(dtype), v.to(dtype), clock, torch.zeros_like(clock))
     check_system(system, softening=softening, where=where)
-    return system
+    return make_room(system)
 
 
 def _check_bodies(where: str, bodies: int) -> None:

@@ -381,9 +381,10 @@ def test_a_file_without_g_that_stalls_is_told_of_g_and_not_to_take_more_steps(ai
         "note: si.txt: says no G; G = 1 is assumed: set G if it has another in its units, or write G into the file"
     )
     assert failed == (
-        "aits: error: systems did not finish (si.txt: 1 stalled); its step no longer changes the time, which more "
-        "steps do not mend; if bodies meet, set softening > 0; the file does not say G (si.txt), and a wrong one does "
-        "this as well: set G, and see a/summary.json"
+        "aits: error: systems did not finish (si.txt: 1 stalled); stalled: the step fell below the rounding of the "
+        "time, so more steps would not help: set softening > 0 if bodies meet, check that G is that of the units, or "
+        "use float64 if it is float32; the file does not say G (si.txt), and a wrong one does this as well: set G; see "
+        "a/summary.json"
     )
     right = aits(*flags, "--G", "6.674e-11", "--out", "b")
     assert (right.code, right.err.count("\n")) == (0, 1)
@@ -397,7 +398,7 @@ def test_every_status_among_those_that_did_not_finish_has_its_remedy(aits, write
     sets = [{"kind": "free_fall_triple", "count": 1, "t_end": 50.0}, {"name": "si.txt", "t_end": 1e4}]
     config = write(simulate={"systems": sets, "max_steps": 2000, "record_every": 0})
     (line,) = aits("simulate", config, "--checkpoint", trained, "--out", "a").err.splitlines()
-    assert "; step limit: raise max_steps or shorten t_end; stalled: its step no longer" in line
+    assert "; step limit: raise max_steps, shorten t_end, or go on from the last states; stalled: the step" in line
     assert "set G" not in line  # the file says it
 
 

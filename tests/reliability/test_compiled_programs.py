@@ -46,7 +46,7 @@ def written(kind, *lines, real=torch.float64):
 BATCH = ("v0 := torch.zeros_like(x0)", "v0[:, 1] = x0[:, 0]", "v1 := x0.sin()", "v2 := v0 - v1")
 
 
-def without_writes(function, example, read=None):
+def without_writes(function, example, read=None, most=None):
     """A graph from which writes are left out, as a reader leaves them out that follows results alone."""
     graph = engines.trace(function, example, read=read)
     for node in reversed(graph.graph.nodes):
