@@ -62,7 +62,7 @@ def test_the_page_has_the_table_row_by_row(load):
         chosen, told = script.line(number, row, ()).removesuffix(" |").rsplit("| ", 1)[0], shown.split("| ")[-1]
         assert shown.startswith(chosen), number
         assert told.removesuffix(" |"), number
-    assert not PAGE[first + 2 + len(table)].startswith("|")
+    assert not "".join(PAGE[first + 2 + len(table) :]).startswith("|")
 
 
 @needs_compiler
