@@ -4,12 +4,15 @@ These functions see numbers, not particles: an energy before, an energy after, a
 """
 
 import math
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..base.check import require
 
+_POWER = 3.0  # of dt in the energy error of one step of order 2; that of any higher order is steeper
+_WILD = math.log(0.1)  # of an energy error that is no longer a power of dt, but may fall and rise again
 _GUARD = 1e-12  # on numbers without unit: relative energies, and the ε in a logarithm
 SOURCE_GUARD = 1e-12
 """The source system's guard on an energy, in the caller's units: the one number here that is bound to a unit."""
@@ -76,8 +79,24 @@ def check_energy_threshold(
     return error < energy_threshold, error
 
 
+class Reference(NamedTuple):
+    """What the energy error and the length of a step are compared with where the error alone says nothing.
+
+    Shapes: as the energy errors.
+    """
+
+    rounding: Tensor  # relative energy error below which ε is made of rounding, whatever dt is
+    time: Tensor  # time > 0 of the system, e.g. its free-fall time
+
+
 def band_residual(
-    energy_error: Tensor, dt: Tensor, exploded: Tensor, *, E_lower: float = 1e-6, E_upper: float = 1e-4
+    energy_error: Tensor,
+    dt: Tensor,
+    exploded: Tensor,
+    *,
+    E_lower: float = 1e-6,
+    E_upper: float = 1e-4,
+    reference: Reference | None = None,
 ) -> Tensor:
     """Signed distance, in ln ε, from the band [E_lower, E_upper]: negative below, positive above.
 
@@ -88,22 +107,59 @@ def band_residual(
     dt down. (In the source system its gradient is zero or NaN, and a network that explodes
     everywhere never recovers.)
 
+    With a reference, whose time is T, both ends lead back from however far: where ln ε has no slope that means
+    anything, r has that of ln dt, and its value goes on with dt, so that r² has no plateau to be lost on.
+
+        ε < f, below the band:  −r = L + g(ln(1 + f^{1/3} T/dt)),   ∂r/∂ ln dt > 0,
+                                f = max(rounding, 1e-12), L = ln E_lower − ln(f + 1e-12)
+        ε > 0.1:                 r as above up to ε = 1, and from there U + g(ln ε), ∂r/∂ ln dt > 0,
+                                U = −ln E_upper; an error of that size may fall where dt grows
+        exploded:                r = U + g(max(ln(dt/T) − U, 0)),   ∂r/∂ ln dt > 0
+
+    with g(z) = √(R² + 2Rz) − R, R the L or U that stands before it (at least 1): r² grows like z, so that the
+    gradient is as large far away as near. f^{1/3} T is where a step of order 2 might have the error f.
+
     Args:
         energy_error: ε ≥ 0, any shape.
         dt: the predicted step > 0, the same shape.
         exploded: bool, the same shape; where True, ε is not used.
         E_lower: lower edge of the band, > 0.
         E_upper: upper edge, > E_lower.
+        reference: what is known of rounding and of time; None for nothing.
 
     Returns:
         r, the same shape, dimensionless, and its gradient, finite for finite dt.
     """
     x = (torch.where(exploded, torch.ones_like(energy_error), energy_error) + _GUARD).log()
-    inside = (x - math.log(E_upper)).clamp(min=0) - (math.log(E_lower) - x).clamp(min=0)
+    above, below = (x - math.log(E_upper)).clamp(min=0), (math.log(E_lower) - x).clamp(min=0)
     usable = dt.isfinite() & (dt > 0)
     log_dt = torch.where(usable, dt, torch.ones_like(dt)).log()
-    push = log_dt - log_dt.detach() - math.log(E_upper)
-    return torch.where(exploded, push, inside)
+    push, far = log_dt - log_dt.detach(), torch.full_like(x, -math.log(E_upper))
+    if reference is None:
+        return torch.where(exploded, push + far, above - below)
+    length = log_dt - torch.where(usable, reference.time, torch.ones_like(dt)).log()
+    floor = reference.rounding.clamp(min=_GUARD)
+    lost = ~exploded & usable & floor.isfinite() & (energy_error < floor) & (below > 0)
+    floor = torch.where(lost, floor, torch.ones_like(floor))  # before it is used: that of an exploded one is none
+    # A floor above the band tells no more than ε itself.
+    low = math.log(E_lower) - torch.where(floor < E_lower, (floor + _GUARD).log(), x).detach()
+    short = torch.where(lost, floor.log() / _POWER - length, torch.zeros_like(length)).detach()
+    deep = low + _grow(_log_one_plus_exp(short) - push, low)
+    wild = x.detach() + _POWER * push
+    high = torch.where(x > _WILD, torch.where(x > 0, _grow(wild.clamp(min=0), far), wild) + far, above)
+    burst = far + _grow((length - far).clamp(min=0).detach() + push, far)
+    return torch.where(exploded, burst, high - torch.where(lost, deep, below))
+
+
+def _grow(z: Tensor, base: Tensor) -> Tensor:
+    """√(R² + 2Rz) − R with R = max(base, 1), of z ≥ 0."""
+    R = base.clamp(min=1)
+    return (R * R + 2 * R * z).sqrt() - R
+
+
+def _log_one_plus_exp(x: Tensor) -> Tensor:
+    """ln(1 + eˣ), which does not overflow."""
+    return x.clamp(min=0) + (1 + (-x.abs()).exp()).log()
 
 
 def compute_single_step_loss(

@@ -14,7 +14,14 @@ from torch.func import grad, vmap
 from ..base.check import make_room, require, require_choice
 from ..base.tree import concatenate, length, map_leaves, take
 from ..base.types import Params, Sample, StepInfo, System
-from ..learning.losses import aggregate_minibatch_loss, band_residual, check_all_pass, check_band, check_resolution
+from ..learning.losses import (
+    Reference,
+    aggregate_minibatch_loss,
+    band_residual,
+    check_all_pass,
+    check_band,
+    check_resolution,
+)
 from ..timestep.rounding import Limit
 from ..timestep.step import Step, limit_of
 
@@ -51,6 +58,9 @@ def build_objective(step: Step, *, E_lower: float = 1e-6, E_upper: float = 1e-4)
 
         loss = mean over the chosen samples of r²,   r as in `band_residual`
 
+    Of a step from `build_step` the rounding error and a time of its system are known, so that r leads back to the band
+    from any dt; of a step of one's own, and with the source's energy scale, they are not used.
+
     Args:
         step: one step of one system, from `build_step`.
         E_lower: lower edge of the band of relative energy errors, > 0.
@@ -75,13 +85,20 @@ def build_objective(step: Step, *, E_lower: float = 1e-6, E_upper: float = 1e-4)
         outcomes = [step_batch(params, group) for group in as_groups(batch)]
         return tuple(after for after, _ in outcomes), concatenate([info for _, info in outcomes])
 
-    def distance(info: StepInfo, active: Tensor) -> Tensor:
-        residual = band_residual(info.energy_error, info.dt, info.exploded, E_lower=E_lower, E_upper=E_upper)
+    limit = limit_of(step)
+    known = None if limit is None or limit.time is None else limit.reference
+
+    def distance(info: StepInfo, active: Tensor, reference: Reference | None) -> Tensor:
+        residual = band_residual(
+            info.energy_error, info.dt, info.exploded, E_lower=E_lower, E_upper=E_upper, reference=reference
+        )
         return torch.where(active, residual, torch.zeros_like(residual))
 
     def judge(params: Params, batch: Groups) -> tuple[Tensor, StepInfo]:
         _, info = attempt(params, batch)
-        return distance(info, torch.cat([group.active for group in as_groups(batch)])), info
+        groups = as_groups(batch)
+        reference = None if known is None else concatenate([vmap(known)(group.system) for group in groups])
+        return distance(info, torch.cat([group.active for group in groups]), reference), info
 
     def residuals(params: Params, batch: Groups) -> Tensor:
         return judge(params, batch)[0]
@@ -91,7 +108,7 @@ def build_objective(step: Step, *, E_lower: float = 1e-6, E_upper: float = 1e-4)
 
         def of_one(params: Params, sample: Sample) -> tuple[Tensor, tuple[Tensor, StepInfo]]:
             _, info = step(params, sample)
-            residual = distance(info, sample.active)
+            residual = distance(info, sample.active, None if known is None else known(sample.system))
             return residual, (residual, info)
 
         rows = vmap(grad(of_one, has_aux=True), in_dims=(None, 0))
@@ -116,7 +133,7 @@ def build_objective(step: Step, *, E_lower: float = 1e-6, E_upper: float = 1e-4)
         return map_leaves(lambda leaf: factor.reshape(-1, *[1] * (leaf.ndim - 1)) * leaf, gradients)
 
     functions = (attempt, judge, residuals, jacobian, loss, sample_losses, sample_gradients)
-    return Objective(*functions, E_lower, E_upper, limit_of(step))
+    return Objective(*functions, E_lower, E_upper, limit)
 
 
 def evaluate_minibatch(params: Params, minibatch: Groups, *, objective: Objective) -> tuple[Tensor, StepInfo]:

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..base.types import System
+from ..learning.losses import Reference
 from ..physics.gravity import Gravity, in_double
 from ..physics.massless import own_energies
 from .energies import energy_and_size, largest, weigh
@@ -34,6 +35,15 @@ class Limit(NamedTuple):
 
     energy_threshold: float
     rounding_error: Callable[[System], Tensor]  # of ONE system -> (); of the relative energy error
+    time: Callable[[System], Tensor] | None = None  # of ONE system -> (), its free-fall time; None: the source's loss,
+    # which knows neither
+
+    def reference(self, system: System) -> Reference | None:
+        """What the loss of a step of ONE system compares ε and dt with; None where the loss is the source's."""
+        if self.time is None:
+            return None
+        rounding, time = (f(system).to(system.time) for f in (self.rounding_error, self.time))
+        return Reference(SAFE * rounding, time)
 
 
 def rounding_error(system: System, *, gravity: Gravity, energy_scale: str, evaluations: int = 1) -> Tensor:

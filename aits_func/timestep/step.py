@@ -13,6 +13,7 @@ from ..base.types import Params, Sample, StepInfo, System
 from ..learning.losses import check_energy_threshold, check_resolution
 from ..physics.gravity import Gravity, in_double
 from ..physics.integrators import Integrator
+from ..physics.pair_criteria import free_fall_unit
 from ..physics.scheme import Scheme, SchemeStep, check_traits
 from ..physics.schemes import as_scheme
 from ..physics.step_function import StepFunction
@@ -161,7 +162,8 @@ def limit_of(step: Callable[..., Any]) -> Limit | None:
     words = step.keywords
     evaluations = as_scheme(words["scheme"], n_steps=words["n_steps"]).evaluations_per_step
     error = partial(rounding_error, gravity=words["gravity"], energy_scale=words["energy_scale"])
-    return Limit(words["energy_threshold"], partial(error, evaluations=evaluations))
+    time = None if words["energy_scale"] == "source" else partial(free_fall_unit, words["gravity"])
+    return Limit(words["energy_threshold"], partial(error, evaluations=evaluations), time)
 
 
 def _start_with(rule: StepFunction, start: System, tau: Tensor) -> StepFunction:

@@ -19,7 +19,7 @@ def test_features_that_are_not_numbers_are_found(monkeypatch):
 
 
 def test_a_loss_that_learns_nothing_from_an_explosion_is_found(monkeypatch):
-    def deaf(energy_error, dt, exploded, *, E_lower, E_upper):
+    def deaf(energy_error, dt, exploded, *, E_lower, E_upper, reference):
         return torch.where(exploded, 0.0 * dt, energy_error.log())
 
     monkeypatch.setattr("aits_func.loops.objective.band_residual", deaf)
