@@ -33,6 +33,8 @@ from .learned import parameters as parameters
 from .learned import policies as policies
 from .learned import signed as signed
 from .learned import structures as structures
+from .objective_laws import OBJECTIVE_LAWS as OBJECTIVE_LAWS
+from .objective_laws import check_objective as check_objective
 from .optimizer_laws import OPTIMIZER_LAWS as OPTIMIZER_LAWS
 from .optimizer_laws import check_optimizer as check_optimizer
 from .policy_laws import POLICY_LAWS as POLICY_LAWS
