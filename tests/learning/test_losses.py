@@ -7,6 +7,7 @@ import torch
 from torch.func import grad, vmap
 
 from aits_func.learning.losses import (
+    Reference,
     aggregate_minibatch_loss,
     band_residual,
     check_all_pass,
@@ -130,6 +131,83 @@ def test_an_exploded_step_counts_as_one_and_its_finite_gradient_pushes_dt_down(e
         torch.testing.assert_close(value, tensor(math.log(1e-4) ** 2), **ROUNDING)
         # d r²/d ln dt = 2 r with r = −ln E_upper = 9.21: as steep as a step whose ε is 1
         torch.testing.assert_close(slope, tensor(2 * 9.210340371976182), **ROUNDING)
+
+
+# --- with what is known of rounding and of time ----------------------------------------------------------------------
+
+
+def referred(log_dt, *, rounding=1e-15, time=2.0, power=3.0, ceiling=1e154, band=(1e-6, 1e-4)):
+    """r of a step whose ε is (dt/T)^power and never less than a hundredth of the rounding error."""
+    dt = log_dt.exp()
+    size = power * (log_dt - math.log(time))
+    exploded = ~(size < math.log(ceiling))
+    error = torch.where(exploded, 0.0, size).exp()
+    error = torch.where(exploded, torch.inf, torch.where(error < rounding / 100, 0 * error + rounding / 100, error))
+    known = Reference(tensor(rounding).expand_as(dt), tensor(time).expand_as(dt))
+    return band_residual(error, dt, exploded, E_lower=band[0], E_upper=band[1], reference=known)
+
+
+@pytest.mark.parametrize("power", [1.0, 2.0, 3.0, 5.0, 9.0])
+@pytest.mark.parametrize("rounding", [1e-16, 3e-9, 5e-7, 1e-5])
+def test_with_a_reference_no_step_is_too_short_or_too_long_to_be_led_back(rounding, power):
+    """From 1e-15 to 1e160 the slope pushes to the band, and of two steps on a side the farther one has more loss."""
+    log_dt = torch.linspace(math.log(1e-15), math.log(1e160), 2001, dtype=torch.float64)
+    r = vmap(lambda x: referred(x, rounding=rounding, power=power))(log_dt)
+    slope = vmap(grad(lambda x: referred(x, rounding=rounding, power=power)))(log_dt)
+    assert r.isfinite().all()
+    assert slope.isfinite().all()
+    assert ((slope > 0) == (r != 0)).all()  # the residual itself always grows with dt, through 0
+    assert (r[log_dt < math.log(2e-9)] < 0).all()
+    assert (r[log_dt > math.log(2e1)] > 0).all()
+    exploded = log_dt * power >= 154 * math.log(10) + power * math.log(2.0)
+    for side in (r[~exploded & (r <= 0)], r[~exploded & (r >= 0)]):
+        assert (side.diff() >= -1e-12).all()  # rounding of numbers up to 100
+    assert (r[exploded].diff() >= -1e-12).all()
+    assert (r[exploded] >= -math.log(1e-4) - 1e-12).all()
+
+
+@pytest.mark.parametrize(("far", "power"), [(-30.0, 1), (-20.0, 1), (100.0, 3), (300.0, 1)])
+def test_the_gradient_of_the_loss_is_as_large_far_away_as_near(far, power):
+    """2R times the slope of ln dt, 1, or of ε, 3: Adam has no steep past to remember when it comes to the band."""
+    slope = float(grad(lambda x: referred(x) ** 2)(tensor(far)))
+    near = 2 * math.log(1e-6 / 2e-12) if far < 0 else -2 * math.log(1e-4)
+    assert abs(slope) == pytest.approx(near * power, rel=1e-6)
+
+
+def test_a_reference_changes_nothing_between_rounding_and_a_tenth():
+    error = torch.logspace(-11.9, -1.1, 50, dtype=torch.float64)
+    dt, usual = torch.full_like(error, 0.3), no(50)
+    known = Reference(torch.full_like(error, 1e-15), torch.full_like(error, 2.0))
+
+    def of(reference):
+        def loss(e, t):
+            return band_residual(e, t, usual, reference=reference).pow(2).sum()
+
+        return loss(error, dt), *grad(loss, argnums=(0, 1))(error, dt)
+
+    for with_it, without in zip(of(known), of(None), strict=True):
+        assert torch.equal(with_it, without)
+
+
+def test_a_reference_has_no_unit():
+    """Times in other units, with T in the same: the same residual and slope by ln dt."""
+    for log_dt in (-30.0, -3.0, 1.0, 200.0):
+        for unit in (1e-12, 1e17):
+            here, there = (
+                (referred(x, time=time), grad(lambda y, t=time: referred(y, time=t))(x))
+                for x, time in ((tensor(log_dt), 2.0), (tensor(log_dt + math.log(unit)), 2.0 * unit))
+            )
+            for one, two in zip(here, there, strict=True):
+                torch.testing.assert_close(one, two, rtol=1e-11, atol=1e-11)  # logarithms of 1e17, cancelled
+
+
+def test_what_is_not_finite_in_a_reference_reaches_no_gradient():
+    error, dt = tensor([1e-14, 1e-5, math.inf]), tensor([1e-8, 1e-2, 1e200])
+    exploded = torch.tensor([False, False, True])
+    for bad in (math.nan, math.inf):
+        known = Reference(torch.full_like(error, bad), tensor([1.0, 1.0, 1.0]))
+        slopes = grad(lambda e, t, k=known: band_residual(e, t, exploded, reference=k).sum(), (0, 1))(error, dt)
+        assert all(leaf.isfinite().all() for leaf in slopes)
 
 
 def test_the_error_of_an_exploded_step_has_no_gradient():
