@@ -5,6 +5,7 @@ from collections.abc import Callable, Sequence
 import torch
 
 import aits_func as af
+from aits_func.loops.objective import prepare
 from aits_func.loops.replay_iteration import GOING, begin, build_iteration, draw_minibatches, run_until_stop
 
 FAILING = {"energy_threshold": 1e-15, "E_lower": 1e-16, "E_upper": 1e-15}
@@ -44,13 +45,14 @@ def replay(
     iterate = build_iteration(learner, "failed", "minibatch", 0, compile)
     state = af.init_train_state(policy.init(0), learner.optimizer)
     progress, drawn = begin(state, torch.device("cpu")), 0
+    prepared = prepare(samples, learner.objective)
 
     def run(iterations: int) -> None:
         nonlocal progress, drawn, iterate
         for _ in range(iterations // 16):
             seeds = range(drawn, drawn + 16)
             drawn += 16
-            minibatches = draw_minibatches((samples,), batch, seeds, fixed_shapes=compile != "off")
+            minibatches = draw_minibatches(prepared, batch, seeds, fixed_shapes=compile != "off")
             progress, _, code = run_until_stop(iterate, progress, minibatches)
             if code != GOING:
                 raise RuntimeError("an iteration froze: the work is not what this benchmark means to time")

@@ -64,6 +64,19 @@ class Sample(NamedTuple):
     window: Window  # the states before it
     dt: Tensor  # ()  time; the accepted step (0 where none was attempted yet)
     active: Tensor  # ()  bool; an inactive sample takes dt = 0, has no error, and passes
+    reference: "Reference | tuple[()]" = ()  # what its loss needs to know of the system; () until that was worked out
+
+
+class Reference(NamedTuple):
+    """What the energy error and the length of a step are compared with where the error alone says nothing.
+
+    It depends on the system alone, so training works it out once for every sample and not in every iteration.
+
+    Shapes: (), of one sample.
+    """
+
+    rounding: Tensor  # ()  relative energy error below which that of a step is made of rounding, whatever dt is
+    time: Tensor  # ()  time > 0 in which the system changes; not finite where nothing changes it
 
 
 class StepInfo(NamedTuple):

@@ -17,7 +17,7 @@ from ..base.engine import build_engine, is_traced, is_tracked
 from ..base.tree import leaves, named_leaves, replace_leaves
 from ..base.types import Params
 from ..learning.transformations import GradientTransformation
-from ..loops.objective import LOSS_ON, Groups, Objective, with_room
+from ..loops.objective import LOSS_ON, Groups, Objective, prepare
 from .extras import load_extra
 
 if TYPE_CHECKING:
@@ -179,7 +179,7 @@ def flatten_problem(
     """
     numpy = load_extra("numpy", "scipy")
     require_choice("flatten_problem", "on", on, LOSS_ON)
-    like, batch = leaves(params), with_room(batch)
+    like, batch = leaves(params), prepare(batch, objective)
     require(len(like) > 0, "flatten_problem: params must hold at least one tensor, got an empty tree")
     sizes = [leaf.numel() for leaf in like]
 

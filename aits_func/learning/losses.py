@@ -4,12 +4,12 @@ These functions see numbers, not particles: an energy before, an energy after, a
 """
 
 import math
-from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from ..base.check import require
+from ..base.types import Reference
 
 _POWER = 3.0  # of dt in the energy error of one step of order 2; that of any higher order is steeper
 _WILD = math.log(0.1)  # of an energy error that is no longer a power of dt, but may fall and rise again
@@ -79,16 +79,6 @@ def check_energy_threshold(
     return error < energy_threshold, error
 
 
-class Reference(NamedTuple):
-    """What the energy error and the length of a step are compared with where the error alone says nothing.
-
-    Shapes: as the energy errors.
-    """
-
-    rounding: Tensor  # relative energy error below which ε is made of rounding, whatever dt is
-    time: Tensor  # time > 0 of the system, e.g. its free-fall time
-
-
 def band_residual(
     energy_error: Tensor,
     dt: Tensor,
@@ -125,7 +115,7 @@ def band_residual(
         exploded: bool, the same shape; where True, ε is not used.
         E_lower: lower edge of the band, > 0.
         E_upper: upper edge, > E_lower.
-        reference: what is known of rounding and of time; None for nothing.
+        reference: what is known of rounding and of time, the same shape; None for nothing.
 
     Returns:
         r, the same shape, dimensionless, and its gradient, finite for finite dt.
@@ -133,11 +123,13 @@ def band_residual(
     x = (torch.where(exploded, torch.ones_like(energy_error), energy_error) + _GUARD).log()
     above, below = (x - math.log(E_upper)).clamp(min=0), (math.log(E_lower) - x).clamp(min=0)
     usable = dt.isfinite() & (dt > 0)
-    log_dt = torch.where(usable, dt, torch.ones_like(dt)).log()
+    positive = torch.where(usable, dt, torch.ones_like(dt))
+    log_dt = positive.log()
     push, far = log_dt - log_dt.detach(), torch.full_like(x, -math.log(E_upper))
     if reference is None:
         return torch.where(exploded, push + far, above - below)
-    length = log_dt - torch.where(usable, reference.time, torch.ones_like(dt)).log()
+    usable = usable & reference.time.isfinite() & (reference.time > 0)
+    length = log_dt - torch.where(usable, reference.time, positive).log()
     floor = reference.rounding.clamp(min=_GUARD)
     lost = ~exploded & usable & floor.isfinite() & (energy_error < floor) & (below > 0)
     floor = torch.where(lost, floor, torch.ones_like(floor))  # before it is used: that of an exploded one is none

@@ -16,7 +16,7 @@ from ..base.tree import concatenate, leaves, stack, take
 from ..base.types import Params, TrainState
 from .collect import init_train_state
 from .learner import Learner
-from .objective import LOSS_ON, Groups, as_groups, count_samples, with_room
+from .objective import LOSS_ON, Groups, as_groups, count_samples, prepare
 from .replay import ReplayInfo, report
 from .replay_iteration import PASSED, Progress, Row, begin, build_iteration, draw_for_members
 from .resolution import count_out_of_reach
@@ -112,7 +112,7 @@ def generalize_ensemble(
             is not one of those above.
     """
     _check(states, trajectory, seeds, replay_batch_size, replay_steps, loss_on, convergence, compile)
-    own = [with_room(each) for each in _as_list(trajectory)]
+    own = [prepare(each, learner.objective) for each in _as_list(trajectory)]
     iterate = build_iteration(learner, loss_on, convergence, 0, compile, mapped=True)
     lost = [count_out_of_reach(each, learner.objective, convergence) for each in own]
     if all(each == count_samples(own[0]) for each in lost):

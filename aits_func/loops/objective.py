@@ -13,15 +13,8 @@ from torch.func import grad, vmap
 
 from ..base.check import make_room, require, require_choice
 from ..base.tree import concatenate, length, map_leaves, take
-from ..base.types import Params, Sample, StepInfo, System
-from ..learning.losses import (
-    Reference,
-    aggregate_minibatch_loss,
-    band_residual,
-    check_all_pass,
-    check_band,
-    check_resolution,
-)
+from ..base.types import Params, Reference, Sample, StepInfo, System
+from ..learning.losses import aggregate_minibatch_loss, band_residual, check_all_pass, check_band, check_resolution
 from ..timestep.rounding import Limit
 from ..timestep.step import Step, limit_of
 
@@ -86,19 +79,19 @@ def build_objective(step: Step, *, E_lower: float = 1e-6, E_upper: float = 1e-4)
         return tuple(after for after, _ in outcomes), concatenate([info for _, info in outcomes])
 
     limit = limit_of(step)
-    known = None if limit is None or limit.time is None else limit.reference
 
-    def distance(info: StepInfo, active: Tensor, reference: Reference | None) -> Tensor:
+    def distance(info: StepInfo, sample: Sample) -> Tensor:
+        """The residuals of samples whose references are worked out."""
+        known = sample.reference if isinstance(sample.reference, Reference) else None
         residual = band_residual(
-            info.energy_error, info.dt, info.exploded, E_lower=E_lower, E_upper=E_upper, reference=reference
+            info.energy_error, info.dt, info.exploded, E_lower=E_lower, E_upper=E_upper, reference=known
         )
-        return torch.where(active, residual, torch.zeros_like(residual))
+        return torch.where(sample.active, residual, torch.zeros_like(residual))
 
     def judge(params: Params, batch: Groups) -> tuple[Tensor, StepInfo]:
-        _, info = attempt(params, batch)
-        groups = as_groups(batch)
-        reference = None if known is None else concatenate([vmap(known)(group.system) for group in groups])
-        return distance(info, torch.cat([group.active for group in groups]), reference), info
+        outcomes = [(group, step_batch(params, group)[1]) for group in with_references(as_groups(batch), limit)]
+        residuals = torch.cat([distance(info, group) for group, info in outcomes])
+        return residuals, concatenate([info for _, info in outcomes])
 
     def residuals(params: Params, batch: Groups) -> Tensor:
         return judge(params, batch)[0]
@@ -108,11 +101,12 @@ def build_objective(step: Step, *, E_lower: float = 1e-6, E_upper: float = 1e-4)
 
         def of_one(params: Params, sample: Sample) -> tuple[Tensor, tuple[Tensor, StepInfo]]:
             _, info = step(params, sample)
-            residual = distance(info, sample.active, None if known is None else known(sample.system))
+            residual = distance(info, sample)
             return residual, (residual, info)
 
         rows = vmap(grad(of_one, has_aux=True), in_dims=(None, 0))
-        gradients, seen = zip(*(rows(params, group) for group in as_groups(batch)), strict=True)
+        groups = with_references(as_groups(batch), limit)
+        gradients, seen = zip(*(rows(params, group) for group in groups), strict=True)
         residual, info = concatenate(seen)
         return residual, concatenate(gradients), info
 
@@ -173,6 +167,22 @@ def with_room(batch: "Groups | Sample") -> Groups:
     To be called once, before a loop. Samples that Part 1 has collected have it, and are returned as they are.
     """
     return tuple(group._replace(system=make_room(group.system)) for group in as_groups(batch))
+
+
+def with_references(groups: Groups, limit: Limit | None) -> Groups:
+    """Samples with what their losses need to know of their systems; those that have it are returned as they are."""
+    if limit is None or limit.time is None:
+        return groups
+    reference = vmap(limit.reference)
+    return tuple(g if g.reference else g._replace(reference=reference(g.system)) for g in groups)
+
+
+def prepare(batch: "Groups | Sample", objective: Objective) -> Groups:
+    """A batch or trajectory as groups, with all that does not depend on parameters worked out.
+
+    To be called once, before a loop: room for the work on massless bodies, and references.
+    """
+    return with_references(with_room(batch), objective.limit)
 
 
 def count_samples(batch: "Groups | Sample") -> int:

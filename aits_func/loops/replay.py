@@ -13,7 +13,7 @@ from ..base.tree import take
 from ..base.types import Params, StepInfo, TrainState
 from ..timestep.window import forget
 from .learner import Learner, room_for
-from .objective import LOSS_ON, Groups, Objective, as_groups, count_samples, pick, with_room
+from .objective import LOSS_ON, Groups, Objective, as_groups, count_samples, pick, prepare, with_room
 from .replay_iteration import (
     NO_ROOM,
     PASSED,
@@ -162,7 +162,7 @@ def generalize_on_trajectory(
         check_every is None or 1 <= check_every <= _MOST,
         f"generalize_on_trajectory: check_every must be between 1 and {_MOST}, got {check_every}",
     )
-    groups = with_room(trajectory)
+    groups = prepare(trajectory, learner.objective)
     if history == "ignore":
         groups = tuple(group._replace(window=forget(group.window)) for group in groups)
     size = count_samples(groups)

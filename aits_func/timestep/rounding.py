@@ -12,8 +12,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from ..base.types import System
-from ..learning.losses import Reference
+from ..base.types import Reference, System
 from ..physics.gravity import Gravity, in_double
 from ..physics.massless import own_energies
 from .energies import energy_and_size, largest, weigh
@@ -35,15 +34,35 @@ class Limit(NamedTuple):
 
     energy_threshold: float
     rounding_error: Callable[[System], Tensor]  # of ONE system -> (); of the relative energy error
-    time: Callable[[System], Tensor] | None = None  # of ONE system -> (), its free-fall time; None: the source's loss,
-    # which knows neither
+    time: Callable[[System], Tensor] | None = None  # of ONE system -> (), as `time_of_change`; None: the loss is the
+    # source system's, which knows neither
 
-    def reference(self, system: System) -> Reference | None:
-        """What the loss of a step of ONE system compares ε and dt with; None where the loss is the source's."""
+    def reference(self, system: System) -> Reference | tuple[()]:
+        """What the loss of a step of ONE system compares ε and dt with; () where the loss is the source system's."""
         if self.time is None:
-            return None
+            return ()
         rounding, time = (f(system).to(system.time) for f in (self.rounding_error, self.time))
         return Reference(SAFE * rounding, time)
+
+
+def time_of_change(system: System, *, gravity: Gravity) -> Tensor:
+    """The shortest time in which a body of ONE system is accelerated to a speed such as it has or falls with.
+
+        T = min over bodies of ((v² + |φ|) / a²)^{1/2},   v as energies are weighed
+
+    Args:
+        system: one system.
+        gravity: its forces, and the frame in which energies are weighed.
+
+    Returns:
+        (), time, constant to the derivative; infinite if nothing accelerates any body.
+    """
+    heavy = in_double(system)
+    squared = gravity.judged(heavy).velocity.pow(2).sum(-1) + gravity.potentials(heavy).abs()
+    force = gravity.acceleration(heavy.mass, heavy.position, heavy.time).pow(2).sum(-1)
+    moved = force > 0
+    ratio = squared / torch.where(moved, force, torch.ones_like(force))
+    return torch.where(moved, ratio, torch.full_like(ratio, torch.inf)).amin(0).sqrt().detach()
 
 
 def rounding_error(system: System, *, gravity: Gravity, energy_scale: str, evaluations: int = 1) -> Tensor:
@@ -86,4 +105,4 @@ def rounding_error(system: System, *, gravity: Gravity, energy_scale: str, evalu
         size = torch.cat([size[None], own])
     of_state = _ROUNDING * torch.finfo(system.mass.dtype).eps * squares.sqrt()
     of_sums = _SUMS * torch.finfo(heavy.mass.dtype).eps * size
-    return largest(torch.hypot(of_state, of_sums) / scale)
+    return largest(((of_state / scale).square() + (of_sums / scale).square()).sqrt())

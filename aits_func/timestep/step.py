@@ -13,14 +13,13 @@ from ..base.types import Params, Sample, StepInfo, System
 from ..learning.losses import check_energy_threshold, check_resolution
 from ..physics.gravity import Gravity, in_double
 from ..physics.integrators import Integrator
-from ..physics.pair_criteria import free_fall_unit
 from ..physics.scheme import Scheme, SchemeStep, check_traits
 from ..physics.schemes import as_scheme
 from ..physics.step_function import StepFunction
 from .binding import bind
 from .energies import ENERGY_SCALES, energies, largest, unseen, weigh
 from .policy import Policy, traits_of
-from .rounding import Limit, rounding_error
+from .rounding import Limit, rounding_error, time_of_change
 
 Step: TypeAlias = Callable[[Params, Sample], tuple[System, StepInfo]]
 """One attempted step of one system: (params, sample) -> (system after, what it reports)."""
@@ -162,7 +161,7 @@ def limit_of(step: Callable[..., Any]) -> Limit | None:
     words = step.keywords
     evaluations = as_scheme(words["scheme"], n_steps=words["n_steps"]).evaluations_per_step
     error = partial(rounding_error, gravity=words["gravity"], energy_scale=words["energy_scale"])
-    time = None if words["energy_scale"] == "source" else partial(free_fall_unit, words["gravity"])
+    time = None if words["energy_scale"] == "source" else partial(time_of_change, gravity=words["gravity"])
     return Limit(words["energy_threshold"], partial(error, evaluations=evaluations), time)
 
 

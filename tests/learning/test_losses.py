@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch.func import grad, vmap
 
+from aits_func.base.types import Reference
 from aits_func.learning.losses import (
-    Reference,
     aggregate_minibatch_loss,
     band_residual,
     check_all_pass,
