@@ -12,7 +12,6 @@ from ..base.check import require
 from ..base.types import Reference
 
 _POWER = 3.0  # of dt in the energy error of one step of order 2; that of any higher order is steeper
-_WILD = math.log(0.1)  # of an energy error that is no longer a power of dt, but may fall and rise again
 _GUARD = 1e-12  # on numbers without unit: relative energies, and the ε in a logarithm
 SOURCE_GUARD = 1e-12
 """The source system's guard on an energy, in the caller's units: the one number here that is bound to a unit."""
@@ -102,8 +101,8 @@ def band_residual(
 
         ε < f, below the band:  −r = L + g(ln(1 + f^{1/3} T/dt)),   ∂r/∂ ln dt > 0,
                                 f = max(rounding, 1e-12), L = ln E_lower − ln(f + 1e-12)
-        ε > 0.1:                 r as above up to ε = 1, and from there U + g(ln ε), ∂r/∂ ln dt > 0,
-                                U = −ln E_upper; an error of that size may fall where dt grows
+        ε > 1:                   r = U + g(ln ε),   ∂r/∂ ln dt > 0 that of an error ~ dt³, as one of that size may fall
+                                where dt grows; U = −ln E_upper
         exploded:                r = U + g(max(ln(dt/T) − U, 0)),   ∂r/∂ ln dt > 0
 
     with g(z) = √(R² + 2Rz) − R, R the L or U that stands before it (at least 1): r² grows like z, so that the
@@ -137,8 +136,7 @@ def band_residual(
     low = math.log(E_lower) - torch.where(floor < E_lower, (floor + _GUARD).log(), x).detach()
     short = torch.where(lost, floor.log() / _POWER - length, torch.zeros_like(length)).detach()
     deep = low + _grow(_log_one_plus_exp(short) - push, low)
-    wild = x.detach() + _POWER * push
-    high = torch.where(x > _WILD, torch.where(x > 0, _grow(wild.clamp(min=0), far), wild) + far, above)
+    high = torch.where(x > 0, far + _grow(x.clamp(min=0).detach() + _POWER * push, far), above)
     burst = far + _grow((length - far).clamp(min=0).detach() + push, far)
     return torch.where(exploded, burst, high - torch.where(lost, deep, below))
 
