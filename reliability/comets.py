@@ -240,8 +240,18 @@ def judge_drift(comets: Path, massive: Path) -> list[Finding]:
     sized = _drifts(massive, lambda s: (vmap(GRAVITY.energy)(s), vmap(GRAVITY.energy_size)(s)))
     steps = {"steps of a comet": _median_steps(comets), "steps of a massive system": _median_steps(massive)}
     return [
-        _no_more("energies of comets, over ½v² + |φ|", own, "of massive systems, over K + |W|", sized, steps),
-        _no_more("Jacobi constants, over ½v² + |φ|", jacobi, "energies of massive systems, over |E|", relative, steps),
+        _no_more(
+            "energies of comets drift no more than those of massive systems, both over kinetic plus potential energy",
+            own,
+            sized,
+            steps,
+        ),
+        _no_more(
+            "Jacobi constants, over the same, drift no more than energies of massive systems, over the total energy",
+            jacobi,
+            relative,
+            steps,
+        ),
     ]
 
 
@@ -273,7 +283,7 @@ def _drifts(path: Path, measure: Callable[[af.System], tuple[Tensor, Tensor]]) -
     return torch.stack(drifts)
 
 
-def _no_more(name: str, drifts: Tensor, other: str, others: Tensor, figures: Figures) -> Finding:
+def _no_more(promise: str, drifts: Tensor, others: Tensor, figures: Figures) -> Finding:
     at = torch.tensor([0.5, 0.9, 1.0], dtype=torch.float64)
     ours, theirs = drifts.quantile(at).tolist(), others.quantile(at).tolist()
     words = ("median", "of nine in ten", "worst")
@@ -281,7 +291,7 @@ def _no_more(name: str, drifts: Tensor, other: str, others: Tensor, figures: Fig
     broken = tuple(
         f"{word}: {mine:.3g} against {it:.3g}" for word, mine, it in zip(words, ours, theirs, strict=True) if mine > it
     )
-    return Finding(f"{name}, drift no more than {other}", not broken, {**shown, **figures}, broken)
+    return Finding(promise, not broken, {**shown, **figures}, broken)
 
 
 if __name__ == "__main__":

@@ -1,8 +1,21 @@
 """The comets in their short form; and a verdict that does not see them, or forgets their work, is noticed."""
 
+import math
+
 import pytest
 
-from reliability.comets import FULL, SHORT, THRESHOLD, campaign, follow, judge_steps, judge_verdict, taken, train
+from reliability.comets import (
+    FULL,
+    POLICY,
+    SHORT,
+    THRESHOLD,
+    campaign,
+    follow,
+    judge_steps,
+    judge_verdict,
+    taken,
+    train,
+)
 from reliability.long_run import one_thread
 
 
@@ -13,15 +26,21 @@ def test_accepted_steps_of_unseen_comets_are_good_by_the_comets_own_energy():
         assert finding.held, (finding.promise, finding.broken)
 
 
-def test_a_verdict_by_the_bodies_with_mass_alone_passes_steps_that_lose_the_comets():
-    plan = SHORT._replace(trained=4, steps=60, replay_steps=20)
+def test_a_verdict_by_the_bodies_with_mass_alone_passes_steps_that_lose_comets():
+    """With steps of twice the criterion's length, which the pair on its circle bears, and nothing learned."""
+    params = POLICY.init(0)
+    params["criterion"]["log_eta"] += math.log(2)
     with one_thread():
-        path = follow(train(plan, energy_scale="source"), 4, energy_scale="source", most=100)
-    assert float(path.error[path.accepted].max()) < THRESHOLD
-    for finding in (judge_verdict(path), judge_steps(path)):
+        blind, seeing = (follow(params, 12, energy_scale=scale, most=100) for scale in ("source", "total"))
+    assert float(blind.error[blind.accepted].max()) < THRESHOLD
+    assert not bool(blind.rejected.any())
+    assert bool(seeing.rejected.any())
+    for judge in (judge_verdict, judge_steps):
+        finding = judge(blind)
         assert not finding.held
         assert finding.broken
-        assert finding.figures["largest error"] > 10 * THRESHOLD
+        assert finding.figures["largest error"] > 2 * THRESHOLD
+        assert judge(seeing).held
 
 
 def test_a_single_step_that_is_off_is_named_with_its_comet():
