@@ -250,9 +250,24 @@ def judge_drift(comets: Path, massive: Path) -> list[Finding]:
             "Jacobi constants, over the same, drift no more than energies of massive systems, over the total energy",
             jacobi,
             relative,
-            steps,
+            {**_parts_of_jacobi(comets), **steps},
         ),
     ]
+
+
+def _parts_of_jacobi(path: Path) -> dict[str, float]:
+    """The worst drift of a Jacobi constant that the comet's own steps make, and how far its pair leaves the circle.
+
+    An exact step changes the constant too, as the pair is no longer on a circle: what a step makes is the difference.
+    """
+    before, after = taken(path)
+    made = jacobi_constants(after) - jacobi_constants(exactly(before, after.time - before.time))
+    size = own_energy(before)[1]
+    comet = torch.arange(path.accepted.shape[1]).expand_as(path.accepted)[path.accepted]
+    rows = [comet == row for row in range(path.accepted.shape[1])]
+    own = max(float((made[mine].cumsum(0) / size[mine][0]).abs().max()) for mine in rows)
+    apart = (after.position[:, 1] - after.position[:, 0]).norm(dim=-1)
+    return {"worst without what exact steps change": own, "pair off its circle by": float((apart - 1).abs().max())}
 
 
 def _below(path: Path, errors: Tensor, figures: Figures) -> tuple[bool, Figures, tuple[str, ...]]:
