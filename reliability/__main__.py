@@ -12,7 +12,16 @@ from pathlib import Path
 
 from reliability.findings import Finding, table
 
-CAMPAIGNS = ("kills", "faults", "hostile_files", "edge_numbers", "long_run", "repeatability", "compiled_programs")
+CAMPAIGNS = (
+    "kills",
+    "faults",
+    "hostile_files",
+    "edge_numbers",
+    "long_run",
+    "repeatability",
+    "compiled_programs",
+    "comets",
+)
 
 
 def main() -> int:

@@ -18,7 +18,7 @@ from ..physics.pairs import pair_distance
 from ..physics.scheme import Scheme, SchemeStep, all_valid, join, reverse_velocities
 from ..physics.step_function import StepFunction
 from .binding import bind
-from .energies import energies, largest, potentials_of
+from .energies import largest, potentials_of, weigh
 from .policy import Policy
 from .window import empty_window, push
 
@@ -52,7 +52,7 @@ class Statistics(NamedTuple):
     |E − E₀| / scale is the largest of a system's error and those of its massless bodies.
     """
 
-    over_threshold: Tensor  # int64; steps whose own energy error reached the threshold
+    over_threshold: Tensor  # int64; steps whose own energy error reached the threshold, which training would reject
     max_error: Tensor  # largest |E − E₀| / scale
     max_potential_error: Tensor  # largest |E − E₀| / |W(t)|
     error_integral: Tensor  # ∫ |E − E₀| / scale dt, time
@@ -75,8 +75,9 @@ class Run(NamedTuple):
     steps: Tensor  # () int64; predicted steps
     output_steps: Tensor  # () int64; side steps to outputs, and steps that passed one and were forgotten
     energy: Any  # () or (1 + N,) float64  E, to weigh the next step by
+    scale: Any  # the same; what the next step's own error is relative to
     error: Tensor  # ()  |E − E₀| / scale; without statistics 0, or NaN if the state is not finite
-    statistics: Any  # `Statistics`; without them it and energy are the empty tree
+    statistics: Any  # `Statistics`; without them it, energy and scale are the empty tree
 
 
 class Watch(NamedTuple):
@@ -132,18 +133,18 @@ def build_stepper(
     def begin(params: Params, system: System, start: Start) -> Run:
         window = empty_window(system, history_len)
         carry = scheme.init(_bind(params, window), system, compensated=True)
-        return fresh(system, window, carry, start.energy)
+        return fresh(system, window, carry, start.energy, start.scale)
 
-    def fresh(system: System, window: Window, carry: Any, energy: Tensor) -> Run:
+    def fresh(system: System, window: Window, carry: Any, energy: Tensor, scale: Tensor) -> Run:
         zero = torch.zeros_like(system.time)
         count = torch.zeros_like(zero, dtype=torch.int64)
-        kept = (energy, zero, _no_statistics(system, energy, watch)) if statistics else ((), zero, ())
+        kept = (energy, scale, zero, _no_statistics(system, energy, watch)) if statistics else ((), (), zero, ())
         return Run(system, window, carry, zero, count, count, count, *kept)
 
     def turn(params: Params, run: Run) -> Run:
         back, window = reverse_velocities(run.system), empty_window(run.system, history_len)
         carry = scheme.turn(_bind(params, window), back, run.carry, compensated=True)
-        return fresh(back, window, carry, run.energy)
+        return fresh(back, window, carry, run.energy, run.scale)
 
     def _bind(params: Params, window: Window) -> StepFunction:
         return bind(policy, params, window, scheme=scheme, gravity=gravity)
@@ -153,11 +154,14 @@ def build_stepper(
         after, window = out.system, push(run.window, run.system, out.dt)
         if not statistics:
             error = torch.where(_is_finite(after), torch.zeros_like(out.dt), torch.full_like(out.dt, math.nan))
-            return Run(after, window, out.carry, out.dt, run.status, run.steps + block, run.output_steps, (), error, ())
+            empty: tuple[()] = ()
+            counts = run.status, run.steps + block, run.output_steps
+            return Run(after, window, out.carry, out.dt, *counts, empty, empty, error, empty)
         heavy = in_double(after)
-        energy = energies(heavy, gravity, energy_scale)
+        energy, scale = weigh(heavy, gravity, energy_scale)
         errors = ((energy - start.energy) / start.scale).to(out.dt.dtype)
-        over = largest((energy - run.energy).abs() / start.scale) >= energy_threshold
+        # As `attempt_single_step` judges it: relative to what the step began with, not to what the run did.
+        over = largest((energy - run.energy).abs() / run.scale) >= energy_threshold
         depth = potentials_of(heavy, gravity, energy_scale)
         return Run(
             after,
@@ -168,6 +172,7 @@ def build_stepper(
             run.steps + 1,
             run.output_steps,
             energy,
+            scale,
             largest(errors.abs()),
             _add_up(run.statistics, start, after, out.dt, errors, depth, over, watch, gravity.G),
         )

@@ -17,6 +17,7 @@ from aits_func.loops.simulate import simulate
 from aits_func.physics.criteria import build_criterion
 from aits_func.physics.gravity import build_gravity
 from aits_func.physics.integrators import build_leapfrog_kdk
+from aits_func.physics.massless import own_energies
 from aits_func.physics.orbits import two_body_orbit
 from aits_func.timestep.policy import build_criterion_policy
 from aits_func.timestep.run import FINISHED
@@ -94,6 +95,24 @@ def test_as_long_as_the_comet_is_followed_its_error_is_that_of_its_jacobi_consta
     assert 1e-9 < lost < 1e-3
     # Two measures of one error: they differ by that of the pair's circle, a hundredth.
     assert float(info.final_energy_error) == pytest.approx(lost, rel=0.2)
+
+
+@pytest.mark.parametrize("energy_scale", ["total", "kinetic"])
+def test_a_run_counts_the_steps_that_training_would_reject(energy_scale):
+    """½v² + |φ| of a comet that falls grows tenfold on the way, and with it what a step's own error is relative to."""
+    system, policy, threshold = comet(), constant_policy(0.01), 3e-6
+    _, info = run(system, 0.01, steps=140, energy_threshold=threshold, energy_scale=energy_scale)
+    step = build_step(policy, GRAVITY, LEAPFROG, energy_threshold=threshold, energy_scale=energy_scale)
+    rejected = of_the_start = 0
+    size = float(own_energies(GRAVITY, system)[1][2])
+    for _ in range(140):
+        after, judged = step(policy.init(0), first_sample(system, 0))
+        rejected += not judged.accepted
+        change = (own_energies(GRAVITY, after)[0] - own_energies(GRAVITY, system)[0])[2].abs()
+        of_the_start += float(change) / size >= threshold
+        system = after
+    assert info.over_threshold == rejected
+    assert 5 < rejected < of_the_start - 5  # relative to the start it would be another number
 
 
 def test_a_star_at_rest_with_test_particles_is_an_ordinary_system():

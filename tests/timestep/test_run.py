@@ -57,8 +57,9 @@ def model(name, order=2, eta=0.1, gravity=GRAVITY):
     return build_criterion_policy(criterion), criterion.init(), compose(scheme, order)
 
 
-def stepper_of(policy, scheme, *, gravity=GRAVITY, watch=None, threshold=2e-4):
-    return build_stepper(policy, gravity, scheme, history_len=0, energy_threshold=threshold, watch=watch or Watch())
+def stepper_of(policy, scheme, *, gravity=GRAVITY, watch=None, threshold=2e-4, scale="total"):
+    options = {"history_len": 0, "energy_threshold": threshold, "watch": watch or Watch(), "energy_scale": scale}
+    return build_stepper(policy, gravity, scheme, **options)
 
 
 def start_of(system, *, gravity=GRAVITY, scale="total", min_dt=0.0, max_steps=1000):
@@ -69,7 +70,7 @@ def start_of(system, *, gravity=GRAVITY, scale="total", min_dt=0.0, max_steps=10
 def begun(policy, params, scheme, system, *, gravity=GRAVITY, **options):
     """(stepper, start, run): ready to go."""
     watch = options.pop("watch", None)
-    stepper = stepper_of(policy, scheme, gravity=gravity, watch=watch)
+    stepper = stepper_of(policy, scheme, gravity=gravity, watch=watch, scale=options.get("scale", "total"))
     start = start_of(system, gravity=gravity, **options)
     return stepper, start, stepper.begin(params, system, start)
 
@@ -90,7 +91,7 @@ def test_advancing_is_a_step_of_the_scheme_and_the_statistics_are_those_of_a_pla
     scale = e0 - w0 + abs(w0)  # K₀ + |W₀|
     rule = bind(policy, params, empty_window(system, 0), scheme=scheme, gravity=GRAVITY)
     now, carry = system, scheme.init(rule, system, compensated=True)
-    times, errors, over_potential, steps = [0.0], [], [], []
+    times, errors, over_potential, steps, sizes = [0.0], [], [], [], [float(scale)]
     for _ in range(12):
         run = stepper.advance(params, ONE, start, run, FOREVER)
         now, carry, dt, _ = scheme.step(rule, now, carry, ONE)
@@ -99,6 +100,7 @@ def test_advancing_is_a_step_of_the_scheme_and_the_statistics_are_those_of_a_pla
         steps.append(float(dt))
         errors.append(error)
         over_potential.append(abs(error) * float(scale / abs(GRAVITY.potential_energy(now))))
+        sizes.append(float(GRAVITY.energy_size(now)))
     assert (int(run.status), int(run.steps)) == (RUNNING, 12)
     for ours, theirs in zip(run.system, now, strict=True):
         assert torch.equal(ours, theirs)  # the same functions
@@ -115,7 +117,8 @@ def test_advancing_is_a_step_of_the_scheme_and_the_statistics_are_those_of_a_pla
     )
     moment = sum((t - d / 2) * e * d for t, e, d in zip(times[1:], errors, steps, strict=True))
     assert float(stats.moment) == pytest.approx(moment, **close)
-    changes = [abs(a - b) for a, b in zip(errors, [0.0, *errors[:-1]], strict=True)]
+    # Of each step relative to what it began with, as the step itself is judged.
+    changes = [abs(a - b) * sizes[0] / own for a, b, own in zip(errors, [0.0, *errors[:-1]], sizes, strict=False)]
     assert int(stats.over_threshold) == sum(change >= 2e-4 for change in changes)
 
 
