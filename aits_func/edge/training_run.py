@@ -240,9 +240,8 @@ def _failure(info: EpochInfo, config: TrainConfig, unsure: tuple[tuple[str, ...]
         "energy_threshold",
     )
     labels = list(dict.fromkeys(unsure[each.group][each.system] for each in info.collect.stuck))
-    return "; ".join(
-        filter(None, [f"epoch {info.epoch}: {said}", say_assumed_units([name for name in labels if name])])
-    )
+    hint = say_assumed_units([label for label in labels if label])
+    return f"epoch {info.epoch}: {said}" + (f"; {hint}" if hint else "")
 
 
 def _warnings(config: TrainConfig, training: Training, info: EpochInfo, lines: list[dict[str, Any]]) -> tuple[str, ...]:
