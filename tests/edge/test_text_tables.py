@@ -229,6 +229,10 @@ REFUSED = {
     "indices in brackets": ("# m x[0] x[1] v[0] v[1]\n" + PLAIN, "names x twice"),
     "elements of orbits": ("# m a e i Omega omega M\n" + IN_SPACE, "names m twice"),
     "elements without masses": ("a e i Omega omega M epoch\n" + IN_SPACE, "names no x and no y and no vx"),
+    "a control character in a unit": (
+        "# m x y vx[au\x0fyr] vy[au/yr]\n" + PLAIN,
+        r"in several units (au/yr, au\x0fyr); convert",
+    ),
     "several units of length": ("# m x[au] y[km] vx vy\n" + PLAIN, "in several units (au, km); convert them"),
     "a sentence with another order": ("# rows of position, velocity, mass\n" + TURNED, "seems to name columns"),
     "other names behind the rows": (TURNED + "# x y vx vy m\n", "names other columns"),
