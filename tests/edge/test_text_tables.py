@@ -231,7 +231,7 @@ REFUSED = {
     "elements without masses": ("a e i Omega omega M epoch\n" + IN_SPACE, "names no x and no y and no vx"),
     "a control character in a unit": (
         "# m x y vx[au\x0fyr] vy[au/yr]\n" + PLAIN,
-        r"in several units (au/yr, au\x0fyr); convert",
+        r"in several units (au\x0fyr, au/yr); convert",
     ),
     "several units of length": ("# m x[au] y[km] vx vy\n" + PLAIN, "in several units (au, km); convert them"),
     "a sentence with another order": ("# rows of position, velocity, mass\n" + TURNED, "seems to name columns"),
