@@ -226,7 +226,8 @@ def _units(of: Mapping[str, str]) -> str:
     for kind, parts in (("m", ("m",)), *VECTORS.items()):
         named = {of[part] for part in parts if of.get(part)}
         if len(named) > 1:
-            raise ValueError(f"has the parts of {kind} in several units ({', '.join(sorted(named))}); convert them")
+            shown = ", ".join(repr(unit)[1:-1] for unit in sorted(named))  # on one printable line, whatever they are
+            raise ValueError(f"has the parts of {kind} in several units ({shown}); convert them")
         if named:
             said.append(f"{'mass' if kind == 'm' else kind} in {named.pop()}")
     return ", ".join(said)

@@ -107,7 +107,7 @@ def compare(options: dict[str, Any]) -> int:
             print(f"missing: {name} needs REBOUND; pip install 'aits_func[rebound]'", file=sys.stderr)
             if name == config.reference:
                 instead = comparison.chosen_reference(plans, config)
-                print(f"note: {name} was to be the reference; ratios are to {instead} instead")
+                print(f"note: {name} was to be the reference; ratios are to {instead} instead", file=sys.stderr)
         for note in comparison.notes(plans):
             print(f"note: {note}", file=sys.stderr)
         _tell(_notes(sets))
@@ -125,6 +125,8 @@ def compare(options: dict[str, Any]) -> int:
             _draw(draw_work_precision, directory / "work_precision.png", results)
         for result in results:
             print_needs(result, resamples=config.resamples)
+            for line in comparison.remedies(plans, result):
+                print(one_line(f"{result.systems.label}, failed: {line}"))
         for failure in failures:
             print(
                 one_line(f"aits: error: {failure.systems.label} could not be compared: {failure.reason}"),

@@ -12,11 +12,18 @@ _CONSTANT = re.compile(
     r"\s*(?:=|(?<=\w\w\w):|(?<=G):)\s*([+-]?\.?\d[^\s,;)\]]*)",
     re.IGNORECASE | re.ASCII,
 )
+# Without a sign between: a comment of nothing else, or one that begins with what can mean only this.
+_BARE = re.compile(
+    r"(?:(G|period|time|t|t0)[ \t]+([+-]?\.?\d[^\s,;)\]]*)$)"
+    r"|(gravitational[ _]constant|softening(?:[ _]length)?|eps|epsilon)[ \t]+([+-]?\.?\d[^\s,;)\]]*)",
+    re.IGNORECASE | re.ASCII,
+)
 # What may stand before "time =": not every time is the one at which the rows hold, as the end time and a crossing time.
 _BEFORE_TIME = re.compile(
     r"(?:^|[,;:(]|=\s*\S+|\b(?:at|and|with|the|initial|present|current|snapshot))\s*$", re.IGNORECASE
 )
 _END = re.compile(r"[ \t]*(?:$|[,;](?!\d)|[)\]]|and\b|[A-Za-z]\w*[ _]?\w*\s*[=:])")
+_COMMA_OF_A_NUMBER = re.compile(r",\d")  # behind a 0, which is 0 in any unit, but not in 0,5
 _LOOK_BACK = 60  # characters
 _BEFORE_OTHER_T = re.compile(r"\b(?:to|until|till|end|final|max|maximum|every)\s*$", re.IGNORECASE)
 
@@ -37,6 +44,7 @@ def stated_constants(where: str, text: str) -> Iterator[tuple[str, float]]:
     Raises:
         ValueError: if a value is no number, has something behind it that may belong to it, or is out of range.
     """
+    text = _with_signs(text)
     for found in _CONSTANT.finditer(text):
         name, before = (
             CONSTANT_OF[re.sub(r"[ _]", "_", found[1].lower())],
@@ -49,9 +57,15 @@ def stated_constants(where: str, text: str) -> Iterator[tuple[str, float]]:
             value = read_number(found[2])
         except ValueError:
             fail(f"{where} says {name} = {short(found[2])!r}; write a number")
-        if value and not _END.match(text, found.end()):
+        if (value or _COMMA_OF_A_NUMBER.match(text, found.end())) and not _END.match(text, found.end()):
             fail(
                 f"{where} says {short(found[0])!r} with something behind it; write the "
                 f"number alone, in the file's own units, e.g. # {name} = {value:g}"
             )
         yield name, check_constant(where.rstrip(","), name, value)
+
+
+def _with_signs(text: str) -> str:
+    """The comment with = where it states a constant as in "softening 0.1"."""
+    bare = _BARE.match(text)
+    return f"{bare[1] or bare[3]} = {bare[2] or bare[4]}{text[bare.end() :]}" if bare else text

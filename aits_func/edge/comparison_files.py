@@ -82,7 +82,7 @@ def _point_entry(point: Point) -> dict[str, Any]:
     errors = {
         metric: {str(quantile): point.error(metric, quantile)._asdict() for quantile in QUANTILES} for metric in METRICS
     }
-    return _plain(point._asdict()) | {"errors": errors}
+    return _plain(point._asdict()) | {"errors": errors, "failures": dict(point.failures)}
 
 
 def _plain(entry: dict[str, Any]) -> dict[str, Any]:

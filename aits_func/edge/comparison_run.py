@@ -11,6 +11,7 @@ from ..base.tree import cast, map_leaves
 from ..base.types import System
 from ..loops.compare import Comparison, summarise
 from ..loops.policy_rule import build_policy_rule, natural_spin
+from ..loops.remedies import REMEDY_IN_COMPARISON, REMEDY_OF_PEER, say_assumed_units
 from ..loops.rules import Outcome, Rule, RunStatistics, run_rules
 from ..physics.criteria import CONSTANTS_OF, build_criterion
 from ..physics.criterion import Criterion
@@ -21,7 +22,7 @@ from .assemble import Physics, build_policy, init_params, scheme_for
 from .checkpoint import read_metadata
 from .config import CHOICES, CompareConfig, InputError, nearest
 from .rebound_peer import FINISHED as PEER_FINISHED
-from .rebound_peer import PEER_RULES, PEERS, available, run_rebound
+from .rebound_peer import PEER_RULES, PEER_STATUS_NAMES, PEERS, available, run_rebound
 from .run_directory import checkpoint_file
 from .systems import SystemSet
 from .trained import load_policy, say_cast, trained_config
@@ -143,6 +144,24 @@ def compare_sets(
             yield SetFailure(item, str(error) or type(error).__name__)
         else:
             yield SetComparison(item, comparison)
+
+
+def remedies(plans: Sequence[Plan], result: SetComparison) -> list[str]:
+    """What to do about the systems that failed in a comparison of one set: a line for every status and remedy.
+
+    A peer has other remedies than a rule of this library, and one peer others than the next.
+    """
+    peers = {plan.name: plan.spec.get("peer") for plan in plans}
+    rules: dict[tuple[str, str], dict[str, None]] = {}
+    for point in result.comparison.points:
+        peer = peers[point.rule]
+        table = REMEDY_OF_PEER[peer] if peer else REMEDY_IN_COMPARISON
+        for status, _ in point.failures:
+            rules.setdefault((status, table[status]), {})[point.rule] = None
+    said = [f"{status} ({', '.join(names)}): {remedy}" for (status, remedy), names in rules.items()]
+    if said and result.systems.G_assumed:
+        said.append(say_assumed_units([result.systems.label]))
+    return said
 
 
 def chosen_reference(plans: Sequence[Plan], config: CompareConfig) -> str:
@@ -308,6 +327,7 @@ def _peer_rule(plan: Plan, item: SystemSet, config: CompareConfig, physics: Phys
             return_error=result.return_error,
             energy_drift=result.drift_slope,
             seconds=torch.tensor(time.perf_counter() - began, dtype=torch.float64),
+            endings=tuple(PEER_STATUS_NAMES[code] for code in result.status.tolist()),
         )
 
     return Rule(plan.name, run, plan.tolerances)

@@ -26,20 +26,23 @@ def draw_training(path: Path, metrics: Sequence[dict[str, Any]], config: TrainCo
     """Training curves: pass rate, energy error with its band, and mean dt against epoch."""
     figure, (left, middle, right) = _figure(3, (12, 3.4))
     epoch = [line["epoch"] for line in metrics]
-    left.plot(epoch, _shown(metrics, "replay_pass_rate"), color=_COLOURS[0], label="accepted")
-    left.plot(epoch, _shown(metrics, "replay_band_rate"), color=_COLOURS[1], label="inside the band")
+    marker = "o" if len(epoch) == 1 else ""  # a line of one point is not seen
+    left.plot(epoch, _shown(metrics, "replay_pass_rate"), marker=marker, color=_COLOURS[0], label="accepted")
+    left.plot(epoch, _shown(metrics, "replay_band_rate"), marker=marker, color=_COLOURS[1], label="inside the band")
     left.set(xlabel="epoch", ylabel="fraction of the trajectory", ylim=(-0.02, 1.04))
     left.legend(loc="lower right")
     middle.axhspan(config.E_lower, config.E_upper, color=_COLOURS[2], alpha=0.2, label="band")
     middle.axhline(config.energy_threshold, color=_COLOURS[5], lw=0.8, ls="--", label="threshold")
-    middle.plot(epoch, _shown(metrics, "replay_mean_energy_error"), color=_COLOURS[0], label="mean")
-    middle.plot(epoch, _shown(metrics, "replay_max_energy_error"), color=_COLOURS[1], label="largest")
+    middle.plot(epoch, _shown(metrics, "replay_mean_energy_error"), marker=marker, color=_COLOURS[0], label="mean")
+    middle.plot(epoch, _shown(metrics, "replay_max_energy_error"), marker=marker, color=_COLOURS[1], label="largest")
     middle.set(xlabel="epoch", ylabel="relative energy error of one step")
     _log_scale(middle)
     middle.legend(fontsize=8)
-    right.plot(epoch, _shown(metrics, "replay_mean_dt"), color=_COLOURS[0])
+    right.plot(epoch, _shown(metrics, "replay_mean_dt"), marker=marker, color=_COLOURS[0])
     right.set(xlabel="epoch", ylabel="mean step dt")
     _log_scale(right)
+    for axis in (left, middle, right):
+        axis.xaxis.get_major_locator().set_params(integer=True, min_n_ticks=1)
     _save(figure, path)
 
 
@@ -97,6 +100,7 @@ def draw_work_precision(path: Path, results: Sequence["SetComparison"]) -> None:
             axis.set(xlabel="force evaluations per system", ylabel=label)
             if axis.has_data():
                 axis.set(xscale="log", yscale="log")
+                _part_labels(axis)
             else:
                 why = _why_nothing(result.comparison.points, metric)
                 axis.text(0.5, 0.5, f"nothing to draw:\n{why}", ha="center", va="center", transform=axis.transAxes)
@@ -130,6 +134,25 @@ def _draw_curve(axis: Any, points: Sequence["Point"], metric: str, number: int) 
     axis.errorbar(cost, value, [below, above], **style, ms=4, lw=1.2, capsize=2, label=points[0].rule)
     tail = [(row[0], row[4]) for row in shown if _has_place(row[4])]
     axis.plot([x for x, _ in tail], [y for _, y in tail], color=style["color"], lw=0.6, alpha=0.6)
+
+
+def _part_labels(axis: Any) -> None:
+    """Numbers along a logarithmic x axis that do not meet: matplotlib puts 3 × 10¹ beside 4 × 10¹."""
+    ticker = load_extra("matplotlib.ticker", "cli")
+    low, high = axis.get_xlim()
+    decades = math.log10(high / low)
+    if decades < 0.2:  # nearly one cost
+        axis.xaxis.set_major_locator(ticker.MaxNLocator(3))
+        axis.xaxis.set_major_formatter(ticker.ScalarFormatter())
+        axis.xaxis.set_minor_locator(ticker.NullLocator())
+    elif decades < 1.6:  # few powers of ten, or none
+        steps = (2.0, 5.0) if decades > 0.45 else (1.5, 2.0, 3.0, 4.0, 6.0, 8.0)
+        powers = range(math.floor(math.log10(low)), math.ceil(math.log10(high)))
+        # By themselves: a LogLocator of few ticks takes others.
+        axis.xaxis.set_minor_locator(ticker.FixedLocator([step * 10.0**power for power in powers for step in steps]))
+        axis.xaxis.set_minor_formatter(ticker.LogFormatterSciNotation(minor_thresholds=(math.inf, math.inf)))
+    else:
+        axis.xaxis.set_minor_formatter(ticker.NullFormatter())
 
 
 def _has_place(value: float) -> bool:

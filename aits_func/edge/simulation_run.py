@@ -23,7 +23,7 @@ from ..loops.bootstrap import (
     resampled_quantiles,
 )
 from ..loops.equal_cost import match_cost
-from ..loops.remedies import REMEDY_OF_STATUS
+from ..loops.remedies import REMEDY_OF_STATUS, say_assumed_units
 from ..loops.simulate import SimulationInfo, simulate
 from ..physics.criteria import build_criterion
 from ..timestep.policy import Policy, build_criterion_policy
@@ -262,9 +262,7 @@ def remedies(results: Sequence[Result]) -> str:
     codes = sorted({int(code) for result in results for code in result.info.status} - {FINISHED})
     said = [f"{STATUS_NAMES[code]}: {REMEDY_OF_STATUS[STATUS_NAMES[code]]}" for code in codes]
     unsure = [r.systems.label for r in results if r.systems.G_assumed and bool((r.info.status != FINISHED).any())]
-    if unsure:
-        said.append(f"the file does not say G ({', '.join(unsure)}), and a wrong one does this as well: set G")
-    return "; ".join(said)
+    return "; ".join([*said, *filter(None, [say_assumed_units(unsure)])])
 
 
 def failures(result: Result) -> str:

@@ -16,6 +16,7 @@ from ..loops.bootstrap import FEWEST_SYSTEMS, decides
 from ..loops.compare import Comparison
 from ..loops.epoch import EpochInfo
 from ..loops.rules import Outcome as RuleOutcome
+from ..loops.rules import count_failures
 from ..loops.work_precision import Need
 from .comparison_run import SetComparison
 from .extras import load_extra
@@ -123,7 +124,8 @@ def comparison_progress(total: int) -> Callable[[SystemSet, RuleOutcome, float],
 
     def show(item: SystemSet, outcome: RuleOutcome, seconds: float) -> None:
         failed, systems = int(outcome.statistics.failed.sum()), len(outcome.statistics.failed)
-        tail = f"  {failed} of {systems} failed" if failed else ""
+        how = ", ".join(f"{count} {ending}" for ending, count in count_failures(outcome.statistics))
+        tail = f"  {failed} of {systems} failed{how and f' ({how})'}" if failed else ""
         head = f"{next(count)}/{total}  {item.label}: {outcome.rule} at {outcome.tolerance:g}"
         print(f"{head}  {seconds:.1f} s{tail}", flush=True)
 

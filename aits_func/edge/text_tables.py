@@ -11,7 +11,7 @@ import re
 from collections.abc import Sequence
 from typing import NamedTuple, NoReturn
 
-from .columns import Columns, DoubtfulError, are_names, default_columns, read_comment
+from .columns import Columns, DoubtfulError, are_names, component, default_columns, read_comment, read_names
 from .comments import stated_constants, stated_units
 from .file_contents import (
     COLUMNS,
@@ -29,6 +29,7 @@ _MOST_COLUMNS = 64
 _MOST_COMMENTS = 1000  # that are searched for names, those next to the rows
 _MOST_CONSTANTS = 1000
 _LONGEST_COMMENT = 2000  # characters; a longer one names no columns
+_NUMBERED = re.compile(r"(?:col(?:umn)?\.?\s*)?[(\[]?(\d{1,2})[)\]]?\s*[:=.-]?\s*([^\W\d].*)", re.IGNORECASE)
 _NAMES = "name the columns in a comment line before the rows, e.g. # m x y vx vy"
 
 
@@ -75,6 +76,11 @@ def read_table(where: str, text: str) -> Contents:
     columns = named or default_columns(count)
     numbers = _numbers(where, rows, cells, columns, separator)
     if named is None:
+        if separator == "," and count == 7 and all(map(_has_decimal_commas, cells)):
+            fail(
+                f"{where}: has 7 whole numbers in a row, or 5 of which two have decimal commas? write points for "
+                f"decimal commas, or {_NAMES.replace('m x y vx vy', 'm x y z vx vy vz')}"
+            )
         integers = all(re.fullmatch(r"\d+", row[0]) for row in cells)
         refuse_doubtful(where, numbers, _NAMES, counted=integers)
     _refuse_snapshots(where, rows, [row[columns.mass] for row in numbers])
@@ -189,6 +195,12 @@ def _named_columns(where: str, lines: _Lines, header: _Line | None, count: int) 
         if named is None:
             fail(f"{where}: line {header.number} has what is no number; mark comments with #, or {remedy}")
         return _undisputed(where, lines, named, count)
+    numbered = _numbered_names(lines.before[-_MOST_COMMENTS:])
+    if sum(bool(component(name)) for name in numbered) >= 3:
+        try:
+            return _undisputed(where, lines, read_names(numbered, count), count)
+        except ValueError as error:
+            fail(f"{where}: comments name columns one by one, but {error}; {remedy}")
     doubt = ""
     for line in reversed(_short(lines.before[-_MOST_COMMENTS:])):
         try:
@@ -203,6 +215,19 @@ def _named_columns(where: str, lines: _Lines, header: _Line | None, count: int) 
     if doubt:
         fail(doubt)
     return _undisputed(where, lines, None, count)
+
+
+def _numbered_names(comments: Sequence[_Line]) -> list[str]:
+    """The names of a list with one column a line, as in "column 1: x", counted from 0 or 1; the last such list."""
+    names: list[str] = []
+    first = 0
+    for line in _short(comments):
+        found = _NUMBERED.fullmatch(line.text)
+        if found and names and int(found[1]) == first + len(names):
+            names.append(found[2].strip())
+        elif found and int(found[1]) in (0, 1):
+            first, names = int(found[1]), [found[2].strip()]
+    return names
 
 
 def _short(comments: Sequence[_Line]) -> list[_Line]:
@@ -241,6 +266,17 @@ def _numbers(
     if separator == "," and "-0" in read and not any(sign in cell for cell in read for sign in ".eEdD"):
         fail(f"{where}: has -0 and no decimal points between its commas; write a point for a decimal comma")
     return numbers
+
+
+def _has_decimal_commas(row: Sequence[str]) -> bool:
+    """Whether 7 cells can be 5 numbers of which two have decimal commas, as tables write them: without a last 0."""
+    if not all(re.fullmatch(r"[+-]?\d+", cell) for cell in row):
+        return False
+    pairs, place = 0, 1
+    while place < len(row):
+        is_fraction = bool(re.fullmatch(r"\d*[1-9]", row[place]))
+        pairs, place = pairs + is_fraction, place + 1 + is_fraction
+    return pairs >= 2
 
 
 def _refuse_snapshots(where: str, rows: Sequence[_Line], masses: Sequence[float]) -> None:

@@ -15,7 +15,7 @@ from ..base.rng import fold_in
 from ..base.types import Population, TrainState
 from ..loops.collect import COMPLETE, init_population, init_train_state
 from ..loops.epoch import EpochInfo, TrainingWarning, run_two_phase_training
-from ..loops.remedies import say_never_replayed, say_stuck
+from ..loops.remedies import say_assumed_units, say_never_replayed, say_stuck
 from ..loops.resolution import check_reach
 from . import run_directory as files
 from .assemble import (
@@ -49,6 +49,7 @@ class Start(NamedTuple):
     initial: tuple[Population, ...]  # the population at epoch 0
     where: str  # what error messages call the configuration
     notes: tuple[str, ...]  # what was assumed of the files of systems and not read in them
+    unsure: tuple[tuple[str, ...], ...]  # of every system of every group the label of its set if G was assumed, or ""
 
 
 class Outcome(NamedTuple):
@@ -83,7 +84,9 @@ def prepare(config: TrainConfig, where: str) -> Start:
     check_reach(population, training.learner.objective, band=config.loss_on == "all", where=where)
     params = init_params(training.policy, fold_in(config.seed, "params"), physics)
     notes = tuple(note for item in sets for note in item.notes)
-    return Start(config, training, init_train_state(params, training.optimizer, population), population, where, notes)
+    unsure = tuple(_unsure(group, sets) for group in groups)
+    state = init_train_state(params, training.optimizer, population)
+    return Start(config, training, state, population, where, notes, unsure)
 
 
 def resume(config: TrainConfig, directory: Path, where: str) -> Start:
@@ -169,7 +172,7 @@ def train(
             began = time.perf_counter()
     assert info is not None  # resume() and the range of epochs see to it that there is one
     _draw_if_missing(directory, config)
-    return Outcome(config, training, state, summary, _failure(info, config), found)
+    return Outcome(config, training, state, summary, _failure(info, config, start.unsure), found)
 
 
 _EPOCH_KEYS = (
@@ -217,7 +220,14 @@ def _stop_times(sets: list[SystemSet], groups: list[SystemSet], where: str) -> l
     return [group.systems.time + group.period for group in groups]
 
 
-def _failure(info: EpochInfo, config: TrainConfig) -> str:
+def _unsure(group: SystemSet, sets: list[SystemSet]) -> tuple[str, ...]:
+    """Of every system of a group the label of its set if that is of a file without G, and else ""."""
+    shape = group.systems.position.shape[1:]
+    same = [item for item in sets if item.systems.position.shape[1:] == shape]
+    return tuple(item.label if item.G_assumed else "" for item in same for _ in item.t_end)
+
+
+def _failure(info: EpochInfo, config: TrainConfig, unsure: tuple[tuple[str, ...], ...]) -> str:
     if info.collect.status == COMPLETE:
         return ""
     own = "levenberg_marquardt"  # which has no learning rate
@@ -229,7 +239,9 @@ def _failure(info: EpochInfo, config: TrainConfig) -> str:
         remedy_of_limit="raise " + ("" if config.optimizer == own else "learning_rate, ") + "max_retrain_steps or "
         "energy_threshold",
     )
-    return f"epoch {info.epoch}: {said}"
+    labels = list(dict.fromkeys(unsure[each.group][each.system] for each in info.collect.stuck))
+    hint = say_assumed_units([label for label in labels if label])
+    return f"epoch {info.epoch}: {said}" + (f"; {hint}" if hint else "")
 
 
 def _warnings(config: TrainConfig, training: Training, info: EpochInfo, lines: list[dict[str, Any]]) -> tuple[str, ...]:

@@ -23,7 +23,7 @@ from .learner import Learner
 from .objective import Groups, count_samples
 from .resolution import check_guard, out_of_reach, rounding_errors
 
-COMPLETE, RETRAIN_LIMIT, BELOW_ROUNDING = "complete", "retrain_limit", "below_rounding"
+COMPLETE, RETRAIN_LIMIT, BELOW_ROUNDING, NO_SYSTEMS = "complete", "retrain_limit", "below_rounding", "no_systems"
 _PATIENCE = 32  # rejections after which it is asked whether the threshold lies below rounding: chance had its turn
 _SMALLEST, _GROWTH = 32, 8  # the sizes to which rejected samples are filled up where an update is compiled
 
@@ -44,7 +44,8 @@ class CollectInfo(NamedTuple):
     Shapes: plain numbers. Units: ``mean_dt`` is a time; energy errors are relative.
     """
 
-    status: str  # "complete", "retrain_limit", or "below_rounding": of a stuck system no step can be good enough
+    status: str  # "complete"; "retrain_limit", or "below_rounding": of a stuck system no step can be good enough;
+    # "no_systems": the population is empty, so nothing was tried
     stuck: tuple[Stuck, ...]  # the systems at which the collection ended
     accepted: int  # steps
     rejected: int  # attempts that were not accepted
@@ -241,7 +242,7 @@ def collect_trajectory(
         samples in all; `CollectInfo`). At the limit the status is "retrain_limit" and ``stuck``
         names the systems; what was collected is kept. If the threshold lies below the rounding error of the energy of
         a rejected system (see `timestep.rounding`), the status is "below_rounding", and that is found after at most
-        32 rejections.
+        32 rejections. Of a population without a system it is "no_systems".
 
     Raises:
         ValueError: if steps_per_epoch or max_retrain_steps is < 1, or compile is another word.
@@ -274,7 +275,7 @@ def collect_trajectory(
         for p, end in zip(progress, stop_times, strict=True)
     )
     trajectory = tuple(group for group in map(_recorded, kept) if group is not None)
-    named = _name_stuck(progress, stuck, learner.objective.limit)
+    named = _name_stuck(progress, stuck, learner.objective.limit) if any(map(len, stop_times)) else ((), NO_SYSTEMS)
     info = _report(named, [item for history in kept for item in history], trajectory, rejected, updates)
     return state._replace(population=population), trajectory, info
 

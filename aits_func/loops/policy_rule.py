@@ -15,7 +15,7 @@ from ..physics.invariants import centre_of_mass
 from ..physics.scheme import Scheme
 from ..physics.schemes import as_scheme
 from ..timestep.policy import Policy
-from ..timestep.run import FINISHED
+from ..timestep.run import FINISHED, STATUS_NAMES
 from .rules import Rule, RunStatistics
 from .simulate import simulate
 
@@ -91,7 +91,8 @@ def build_policy_rule(
             energy_drift=info.energy_drift,
             seconds=torch.tensor(time.perf_counter() - began),
         )
-        return cast(statistics, dtype=torch.float64, device="cpu")
+        endings = tuple(STATUS_NAMES[code] for code in info.status.tolist())
+        return cast(statistics, dtype=torch.float64, device="cpu")._replace(endings=endings)
 
     return Rule(name, run, tolerances)
 

@@ -17,12 +17,49 @@ REMEDY_OF_STATUS = {
     "bodies meet, check that G is that of the units, or use float64 if it is float32",
     "transformation not positive": "the step is too long for an encounter of this scheme: lower h, or use the scheme "
     "direct",
-    "evaluation limit": "raise max_evaluations, or the tolerance",
-    "time limit": "raise the timeout (peer_timeout), or the tolerance",
+}
+"""By the status of a simulated system that did not finish (``STATUS_NAMES`` of timestep.run): one clause each."""
+
+REMEDY_IN_COMPARISON = REMEDY_OF_STATUS | {
+    "step limit": "raise max_evaluations, or the tolerances",
+    "not finite": "bodies meet, or the step is far too long: set softening > 0, or lower the tolerances",
+    "transformation not positive": "the step is too long for an encounter of this scheme: lower the tolerances, or use "
+    "the scheme direct",
+}
+"""The same of a rule that is swept over its tolerances, the factors h on its step."""
+
+_OF_ANY_PEER = {
+    "evaluation limit": "raise max_evaluations, or the tolerances",
+    "time limit": "raise the timeout (peer_timeout), or the tolerances",
     "refused": "REBOUND refused these systems: use another integrator",
 }
-"""By the status of a simulated system that did not finish (``STATUS_NAMES`` of timestep.run), or of one that REBOUND
-did not bring to its end (``PEER_STATUS_NAMES`` of edge.rebound_peer): one clause each."""
+_OF_IAS15 = _OF_ANY_PEER | {
+    "not finite": "bodies meet: set softening > 0",
+    "stalled": "the step fell below the rounding of the time: set softening > 0 if bodies meet, raise the tolerances, "
+    "or check that G is that of the units",
+}
+_OF_FIXED_STEPS = _OF_ANY_PEER | {
+    "not finite": "bodies meet, or the step is far too long: set softening > 0, or lower the tolerances",
+    "stalled": "the fixed step is below the rounding of the time: raise the tolerances, or check that G is that of the "
+    "units",
+}
+
+REMEDY_OF_PEER = {
+    "rebound_ias15": _OF_IAS15
+    | {
+        "stalled": "the steps of adaptive_mode = 'prs23' come to a halt where an acceleration vanishes, as where the "
+        "bodies of a symmetric orbit lie on one line: use rebound_ias15_global, or set softening > 0 if bodies meet",
+    },
+    "rebound_ias15_global": _OF_IAS15,
+    "rebound_whfast": _OF_FIXED_STEPS
+    | {
+        "not finite": "WHFast is made for one dominant body and no encounters: lower the tolerances, or use "
+        "rebound_ias15_global",
+    },
+    "rebound_leapfrog": _OF_FIXED_STEPS,
+}
+"""By the name of a peer (``PEERS`` of edge.rebound_peer) and the status of a system that it did not bring to its end
+(``PEER_STATUS_NAMES``): one clause each. None of them has max_steps, a checkpoint or another precision."""
 
 REMEDY_OF_EPOCH = {
     "retrain_limit": "raise learning_rate (where the optimizer has one), max_retrain_steps or energy_threshold",
@@ -33,6 +70,17 @@ REMEDY_OF_EPOCH = {
     "not_converged": "raise replay_steps, learning_rate or the number of epochs, or widen the band",
 }
 """By what an epoch came to (`EpochInfo.outcome`), unless it converged: one clause each."""
+
+
+def say_assumed_units(labels: Sequence[str]) -> str:
+    """What may be wrong with systems that failed and whose files say no G: one clause; "" if there is none.
+
+    Args:
+        labels: of these sets of systems.
+    """
+    if not labels:
+        return ""
+    return f"the file does not say G ({', '.join(labels)}), and a wrong one does this as well: set G"
 
 
 def say_stuck(

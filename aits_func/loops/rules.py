@@ -3,7 +3,9 @@
 Step criteria in a scheme, learned policies and other people's codes look alike from here.
 """
 
+import itertools
 import math
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -34,6 +36,7 @@ class RunStatistics(NamedTuple):
     return_error: Tensor  # (B,) float64, distance from the start after a run forth and back; NaN: not measured
     energy_drift: Tensor  # (B,) float64, 1 / time; slope of (E − E₀) / |E₀| over time, of either sign
     seconds: Tensor  # () float64, time on the wall for all of them
+    endings: tuple[str, ...] = ()  # B words, how each system ended, e.g. "stalled"; () if the rule does not tell
 
 
 class Rule(NamedTuple):
@@ -105,7 +108,15 @@ def check_rules(rules: Sequence[Rule], systems: System, *, where: str) -> None:
 
 def check_outcome(outcome: Outcome, size: int, *, where: str) -> None:
     """Raise ``ValueError`` unless the statistics are those of ``size`` systems."""
-    for name, column in outcome.statistics._asdict().items():
+    head = f"{where}: rule {outcome.rule!r} at tolerance {outcome.tolerance:g}"
+    columns = outcome.statistics._asdict()
+    told = len(columns.pop("endings"))
+    for name, column in columns.items():
         want, got = () if name == "seconds" else (size,), tuple(column.shape)
-        head = f"{where}: rule {outcome.rule!r} at tolerance {outcome.tolerance:g}"
         require(got == want, f"{head}: {name} must have shape {want}, got {got}")
+    require(told in (0, size), f"{head}: endings must be {size} words or none, got {told}")
+
+
+def count_failures(statistics: RunStatistics) -> tuple[tuple[str, int], ...]:
+    """How the systems that failed ended, each way with the number of its systems; () if the rule does not tell."""
+    return tuple(Counter(itertools.compress(statistics.endings, statistics.failed.tolist())).items())

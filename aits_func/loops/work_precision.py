@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from .bootstrap import Estimate, as_estimates, resampled_means, resampled_quantiles
-from .rules import Outcome
+from .rules import Outcome, count_failures
 
 METRICS = (
     "mean_energy_error",
@@ -47,6 +47,7 @@ class Point(NamedTuple):
     rule_evaluations: float  # mean evaluations of the step function per system
     seconds: float  # for all systems
     errors: tuple[tuple[Estimate, ...], ...]  # a row for each of METRICS, a column for each of QUANTILES; NaN: unknown
+    failures: tuple[tuple[str, int], ...] = ()  # how many of those that failed ended how; () if the rule does not tell
 
     def error(self, metric: str, quantile: float) -> Estimate:
         """The error in one of METRICS at one of QUANTILES."""
@@ -116,6 +117,7 @@ def make_points(outcomes: Sequence[Outcome], costs: Costs, errors: dict[str, Ten
             rule_evaluations=float(outcome.statistics.rule_evaluations.double().mean()),
             seconds=float(outcome.statistics.seconds),
             errors=tuple(tuple(metric[row]) for metric in shown),
+            failures=count_failures(outcome.statistics),
         )
         for row, outcome in enumerate(outcomes)
     )

@@ -35,7 +35,10 @@ def energies(system: System, gravity: Gravity, energy_scale: str) -> Tensor:
     Returns:
         () or (1 + N,): mass · length² / time², and after the first (length / time)².
     """
-    return weigh(system, gravity, energy_scale)[0]
+    energy, _ = energy_and_size(system, gravity, energy_scale)
+    if energy_scale == "source" or not has_room(system):
+        return energy
+    return torch.cat([energy[None], _of_massless(system, gravity)[0]])
 
 
 def weigh(system: System, gravity: Gravity, energy_scale: str) -> tuple[Tensor, Tensor]:
@@ -54,11 +57,16 @@ def weigh(system: System, gravity: Gravity, energy_scale: str) -> tuple[Tensor, 
         return energy, energy_divisor(energy)
     scale = size if energy_scale == "kinetic" else guarded_energy(energy, size)
     if has_room(system):
-        massless = system.mass == 0
-        own, own_size = own_energies(gravity, system)
-        energy = torch.cat([energy[None], torch.where(massless, own, torch.zeros_like(own))])
-        scale = torch.cat([scale[None], torch.where(massless, own_size, torch.ones_like(own))])
+        own, own_size = _of_massless(system, gravity)
+        energy, scale = torch.cat([energy[None], own]), torch.cat([scale[None], own_size])
     return energy, scale.clamp(min=torch.finfo(scale.dtype).tiny)  # of a system without energy the error is 0
+
+
+def _of_massless(system: System, gravity: Gravity) -> tuple[Tensor, Tensor]:
+    """h and ½v² + |φ| of every massless body of a system that has room, (N,) each; 0 and 1 where the body has mass."""
+    massless = system.mass == 0
+    own, size = own_energies(gravity, system)
+    return torch.where(massless, own, torch.zeros_like(own)), torch.where(massless, size, torch.ones_like(own))
 
 
 def energy_and_size(system: System, gravity: Gravity, energy_scale: str) -> tuple[Tensor, Tensor]:

@@ -74,7 +74,7 @@ def test_a_name_means_one_thing_however_it_is_written(what, name):
 def test_whole_vectors_have_names_of_their_own():
     assert [vector(name) for name in ("position", "Pos", "r [km]", "x")] == ["position"] * 4
     assert [vector(name) for name in ("velocity", "v", "vel (km/s)")] == ["velocity"] * 3
-    assert [vector(name) for name in ("mass", "pos_x", "radius", "")] == [""] * 4
+    assert [vector(name) for name in ("m", "mass", "pos_x", "radius", "")] == [""] * 5
 
 
 @pytest.mark.parametrize("D", [2, 3])
@@ -89,7 +89,18 @@ def test_every_order_is_obeyed(D):
 
 
 @pytest.mark.parametrize(
-    "comment", ["", "Sun and Earth", "Kepler 16 A b c", "= = = = =", "2 0 0 0 1", "5 bodies", "kg m m m/s m/s"]
+    "comment",
+    [
+        "",
+        "Sun and Earth",
+        "Kepler 16 A b c",
+        "= = = = =",
+        "2 0 0 0 1",
+        "5 bodies",
+        "kg m m m/s m/s",
+        "plan x, part m",
+        "r v",
+    ],
 )
 def test_a_comment_that_is_no_list_of_names_means_nothing(comment):
     assert read_comment(comment, 5) is None

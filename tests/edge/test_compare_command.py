@@ -4,6 +4,7 @@ import csv
 import json
 import math
 
+import numpy
 import pytest
 import torch
 
@@ -14,11 +15,13 @@ from aits_func.edge.config import CompareConfig, read_toml
 from aits_func.edge.rebound_peer import PEER_RULES, run_rebound
 from aits_func.loops.compare import compare
 from aits_func.loops.policy_rule import build_policy_rule, natural_spin
+from aits_func.loops.remedies import REMEDY_OF_PEER
 from aits_func.loops.work_precision import LEVELS, METRICS, QUANTILES
 from aits_func.physics.compositions import compose
 from aits_func.physics.gravity import build_gravity
 from aits_func.physics.initial_conditions import binaries
 from aits_func.physics.integrators import build_leapfrog_kdk
+from aits_func.physics.known_orbits import known_orbit
 from aits_func.physics.pair_criteria import free_fall, p_norm
 from aits_func.physics.reversible_schemes import build_hairer_soderlind
 from aits_func.physics.schemes import SCHEMES, build_scheme
@@ -191,9 +194,11 @@ def test_every_set_has_its_own_entry_and_end(succeed, compare_file, tmp_path):
 def test_a_system_that_fails_is_part_of_the_result(succeed, compare_file, tmp_path):
     rule = FREE_FALL | {"tolerances": [0.01, 0.02]}  # some twenty steps and more
     out = succeed("compare", compare_file(max_evaluations=4, rules=[rule]), "--out", "a")
-    assert out.count("2 of 2 failed") == 2
+    assert out.count("2 of 2 failed (2 step limit)") == 2
+    assert "binaries, failed: step limit (free fall): raise max_evaluations, or the tolerances\n" in out
     for point in report(tmp_path / "a")["points"]:
         assert point["failed"] == 2
+        assert point["failures"] == {"step limit": 2}
         assert point["median_evaluations"]["value"] is None  # infinite
     assert {row["median_evaluations"] for row in rows(tmp_path / "a", "points.csv")} == {"inf"}
 
@@ -270,11 +275,38 @@ def test_a_peer_is_a_row_like_any_other(succeed, compare_file, tmp_path):
         assert point["errors"][metric]["0.9"]["value"] == float(values.max()), metric
 
 
+@pytest.mark.skipif(not available(), reason="needs rebound")
+def test_a_peer_that_fails_has_a_remedy_of_its_own(aits, compare_file, tmp_path):
+    stuck = {"name": "IAS15", "peer": "rebound_ias15", "tolerances": [1e-9]}  # which stops where the three are in line
+    limited = {"name": "leapfrog", "peer": "rebound_leapfrog", "tolerances": [1e-3]}
+    start = known_orbit("figure_eight")
+    rows = torch.cat([start.mass[:, None], start.position, start.velocity], 1)
+    numpy.savetxt(tmp_path / "eight.txt", rows)
+    file = compare_file(
+        systems=["eight.txt"], t_end=6.3, rules=[FREE_FALL, stuck, limited], max_evaluations=4000, resamples=0
+    )
+    outcome = aits("compare", file, "--out", "a")
+    assert outcome.code == 0
+    assert "eight.txt: IAS15 at 1e-09" in outcome.out
+    assert "1 of 1 failed (1 stalled)" in outcome.out
+    said = [line for line in outcome.out.splitlines() if line.startswith("eight.txt, failed: ")]
+    assert said == [
+        f"eight.txt, failed: stalled (IAS15): {REMEDY_OF_PEER['rebound_ias15']['stalled']}",
+        f"eight.txt, failed: evaluation limit (leapfrog): {REMEDY_OF_PEER['rebound_leapfrog']['evaluation limit']}",
+        "eight.txt, failed: the file does not say G (eight.txt), and a wrong one does this as well: set G",
+    ]
+    assert "rebound_ias15_global" in said[0]
+
+
 def test_a_peer_that_is_not_installed_is_named_and_the_others_run(aits, compare_file, tmp_path, monkeypatch):
     monkeypatch.setattr("aits_func.edge.comparison_run.available", lambda: False)
     outcome = aits("compare", compare_file(rules=[PEER, FREE_FALL], reference="IAS15"), "--out", "a")
     assert outcome.code == 0
-    assert outcome.err == "missing: IAS15 needs REBOUND; pip install 'aits_func[rebound]'\n"
+    assert outcome.err == (
+        "missing: IAS15 needs REBOUND; pip install 'aits_func[rebound]'\n"
+        "note: IAS15 was to be the reference; ratios are to free fall instead\n"
+    )
+    assert "IAS15 was to be" not in outcome.out
     assert {point["rule"] for point in report(tmp_path / "a")["points"]} == {"free fall"}
     assert report(tmp_path / "a")["reference"] == "free fall"  # instead of the one that is missing
 

@@ -260,6 +260,7 @@ def test_a_run_in_one_piece_is_two_runs_of_which_the_second_starts_at_the_end_of
     first = [load_system(path).system for path in files]
     assert [end(tmp_path / "half", path.stem)["time"] for path in files] == [1.0, 1.0]
     start = float(first[0].time)
+    assert start == 1.0  # else the second run would be the first one again
     succeed("simulate", *sets, *files, "--t-end", start + 1, "--out", "rest")
     succeed("simulate", *sets, "figure_eight", "pythagorean", "--t-end", "2", "--out", "whole")
     for name, system in zip(("figure_eight", "pythagorean"), first, strict=True):

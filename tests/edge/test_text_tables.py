@@ -56,6 +56,10 @@ READ = {
     "comments of C": "// two bodies\n" + PLAIN,
     "comments of Fortran": "! two bodies\n" + PLAIN,
     "comments behind numbers": PLAIN.replace("\n", " # a body\n"),
+    "names line by line": "# column 1: x\n# column 2: y\n# column 3: vx\n# column 4: vy\n# column 5: m\n" + TURNED,
+    "names line by line from 0": "# 0 x\n# 1 y\n# 2 vx\n# 3 vy\n# 4 m\n# two bodies\n" + TURNED,
+    "names line by line in brackets": "# 1. a list\n# (1) x\n# (2) y\n# (3) vx\n# (4) vy\n# (5) m\n" + TURNED,
+    "a list of other things": "# 1. stars\n# 2. planets\n" + PLAIN,
     "a sentence above": "# Sun and Earth in SI\n" + PLAIN,  # as many words as columns
     "a sentence that says the standard order": "# rows of mass, position, velocity\n" + PLAIN,
     "units in a sentence": "# m in kg, x, y in m, vx, vy in m/s\n" + PLAIN,
@@ -150,6 +154,11 @@ REFUSED = {
     "decimal commas between tabs": (PLAIN.replace(" ", "\t").replace(".", ","), "a point for a decimal comma"),
     "decimal commas between commas": ("2,-0,25,0,0,-0,4\n1,0,5,0,0,0,8", "write a point for a decimal comma"),
     "decimal commas between commas, all below 1": ("2,0,05,0,0,0,04\n1,1,05,0,0,0,08", "a point for a decimal comma"),
+    "decimal commas between commas, nothing below 0": (
+        "2,0,25,0,0,0,4\n1,0,5,0,0,0,8",
+        "7 whole numbers in a row, or 5 of which two have decimal commas",
+    ),
+    "decimal commas between commas and blanks": ("2, 0,25, 0, 0, 0,4\n1, 0,5, 0, 0, 0,8", "two have decimal commas"),
     "decimal commas in quotation marks": ('"2","-0,25","0","0","-0,4"\n"1","0,5","0","0","0,8"', "a decimal comma"),
     "commas in one row and blanks in the other": ("2,-0.25,0,0,-0.4\n1 0.5 0 0 0.8", "part all columns by one sign"),
     "commas and blanks in one row": ("2, -0.25,0 ,0  -0.4\n1 0.5 0 0 0.8", "part all columns by one sign"),
@@ -220,9 +229,18 @@ REFUSED = {
     "indices in brackets": ("# m x[0] x[1] v[0] v[1]\n" + PLAIN, "names x twice"),
     "elements of orbits": ("# m a e i Omega omega M\n" + IN_SPACE, "names m twice"),
     "elements without masses": ("a e i Omega omega M epoch\n" + IN_SPACE, "names no x and no y and no vx"),
+    "a control character in a unit": (
+        "# m x y vx[au\x0fyr] vy[au/yr]\n" + PLAIN,
+        r"in several units (au\x0fyr, au/yr); convert",
+    ),
     "several units of length": ("# m x[au] y[km] vx vy\n" + PLAIN, "in several units (au, km); convert them"),
     "a sentence with another order": ("# rows of position, velocity, mass\n" + TURNED, "seems to name columns"),
     "other names behind the rows": (TURNED + "# x y vx vy m\n", "names other columns"),
+    "names line by line that are too few": ("# 1: x\n# 2: y\n# 3: vx\n# 4: vy\n" + TURNED, "has 4 names for 5 columns"),
+    "names line by line with descriptions": (
+        "# 1 x of the body\n# 2 y\n# 3 vx\n# 4 vy\n# 5 m\n" + TURNED,
+        "comments name columns one by one, but names no x",
+    ),
     "an index and no masses": ("1 0 0 0 1 2 3\n2 1 0 0 1 2 3\n3 2 0 0 1 2 3", "counts the bodies (1, 2, 3, ...)"),
     "an index from 0": ("0 0 0 0 1\n1 1 0 0 1\n2 2 0 0 1\n3 4 0 0 1", "counts the bodies (0, 1, 2, ...)"),
     "two times": (PLAIN + "\n" + PLAIN.replace("0.5", "0.6").replace("-0.25", "-0.3"), "has 2 blocks of 2 rows"),
@@ -248,6 +266,18 @@ def test_rows_that_would_be_refused_for_want_of_names_are_read_with_them(tmp_pat
     assert load(tmp_path, rows.replace("1 0 0", "1.0 0 0")).system.mass.tolist() == [1.0, 2.0, 3.0]  # no index
     square = REFUSED["columns for rows, as many as bodies"][0]
     assert load(tmp_path, "# m x y vx vy\n" + square).system.mass.tolist() == [1.0, 0.1, 0.2, 0.3, 0.4]
+
+
+def test_whole_numbers_between_commas_that_end_in_0_are_no_decimals(tmp_path):
+    rows = "3,1,3,0,0,0,0\n4,-2,-1,0,0,0,0\n5,1,-1,0,0,0,0\n"  # no program writes ,0 behind some numbers and not others
+    assert load(tmp_path, rows).system.position.tolist() == [[1.0, 3.0, 0.0], [-2.0, -1.0, 0.0], [1.0, -1.0, 0.0]]
+    doubtful = REFUSED["decimal commas between commas, nothing below 0"][0]
+    for meant in (
+        doubtful.replace(",", " "),
+        "# m x y z vx vy vz\n" + doubtful,
+        doubtful.replace("2,0,25", "2.0,0,25"),
+    ):
+        assert load(tmp_path, meant).system.position.tolist() == [[0.0, 25.0, 0.0], [0.0, 5.0, 0.0]]
 
 
 def test_a_pair_of_equal_pairs_with_nothing_between_them_is_one_system(tmp_path):
@@ -295,6 +325,14 @@ CONSTANTS = {
     "# Plummer softening = 0.5": {"softening": 0.5},
     "# cost = 3, weight = 2, N = 2, dt = 4": {},
     "# t: time": {},
+    "# softening 0.5": {"softening": 0.5},
+    "# softening length 0.5, by Plummer": {"softening": 0.5},
+    "# G 39.5": {"G": 39.5},
+    "# time 1.0D1": {"time": 10.0},
+    "# G 2V star": {},
+    "# period 3 orbit of Jupiter": {},
+    "# time = 0 Myr": {"time": 0.0},
+    "# time = 0, G = 2": {"time": 0.0, "G": 2.0},
 }
 
 
@@ -316,6 +354,10 @@ def test_a_comment_may_state_constants(tmp_path, comment, place):
         ("# G = 4 pi^2", "with something behind it; write the number alone"),
         ("# G = 4*pi**2", "says G = '4*pi**2'; write a number"),
         ("# G = 6,67e-11", "says 'G = 6' with something behind it"),
+        ("# time = 0,5", "says 'time = 0' with something behind it"),
+        ("# softening: 0,1", "says 'softening: 0' with something behind it"),
+        ("# softening 0,1", "says 'softening = 0' with something behind it"),
+        ("# softening 0.1 pc", "write the number alone"),
         ("# t = 10 Myr", "write the number alone, in the file's own units"),
         ("# G = -1", "G must be > 0"),
         ("# softening = -1", "softening must be >= 0"),

@@ -458,6 +458,23 @@ def test_a_stuck_collection_ends_with_code_1_one_line_and_everything_kept(aits, 
     assert read_metadata(tmp_path / "a" / "checkpoint.safetensors").epoch == 1
 
 
+def test_a_stuck_system_of_a_file_that_says_no_units_is_named_and_no_other(aits, write, tmp_path):
+    pair = {"mass": [1.0, 1.0], "position": [[-0.5, 0.0], [0.5, 0.0]], "velocity": [[0.0, -0.7], [0.0, 0.7]]}
+    (tmp_path / "silent.json").write_text(json.dumps(pair))
+    (tmp_path / "says.json").write_text(json.dumps(pair | {"G": 1.0}))
+    (tmp_path / "three.txt").write_text("1 0 0 0 0\n1e-3 1 0 0 1\n1e-3 0 2 -0.7 0\n")
+    stuck = STUCK | {"features": "invariant", "epochs": 1, "max_retrain_steps": 1}
+    outcome = aits("train", write(train=stuck | {"systems": ["says.json", "three.txt", "silent.json"]}), "--out", "a")
+    assert outcome.code == 1
+    error = outcome.err.splitlines()[-1]
+    assert "was rejected 1 times in a row" in error
+    # in the order of the groups: those of two bodies first, as the first entry is
+    assert "; the file does not say G (silent.json, three.txt), and a wrong one does this as well: set G; what" in error
+    outcome = aits("train", write(train=stuck | {"systems": ["says.json", "figure_eight"]}), "--out", "b")
+    assert outcome.code == 1
+    assert "does not say G" not in outcome.err
+
+
 def test_a_remedy_names_no_key_that_the_optimizer_has_not(aits, write):
     options = {key: value for key, value in STUCK.items() if key != "learning_rate"} | {
         "optimizer": "levenberg_marquardt"

@@ -7,10 +7,10 @@ import torch
 
 pytest.importorskip("safetensors")
 
-from aits_func.edge.rebound_peer import PEER_STATUS_NAMES
+from aits_func.edge.rebound_peer import PEER_STATUS_NAMES, PEERS
 from aits_func.edge.simulation_run import LEARNED, Result, Rule, remedies, verdict
 from aits_func.edge.systems import SystemSet
-from aits_func.loops.remedies import REMEDY_OF_STATUS
+from aits_func.loops.remedies import REMEDY_IN_COMPARISON, REMEDY_OF_PEER, REMEDY_OF_STATUS
 from aits_func.timestep.run import FINISHED, STALLED, STATUS_NAMES, STEP_LIMIT
 
 SIZE = 48
@@ -122,10 +122,19 @@ def test_several_drawn_sets_are_judged_together_as_well():
 
 def test_every_status_of_a_run_that_failed_has_a_remedy_of_its_own():
     never = {"running", "finished", "arrived"}
-    failed = {name for name in (*STATUS_NAMES, *PEER_STATUS_NAMES) if name not in never}
-    assert set(REMEDY_OF_STATUS) == failed
-    assert len(set(REMEDY_OF_STATUS.values())) == len(failed)
+    ours, theirs = ({name for name in names if name not in never} for names in (STATUS_NAMES, PEER_STATUS_NAMES))
+    for table in (REMEDY_OF_STATUS, REMEDY_IN_COMPARISON):
+        assert set(table) == ours
+        assert len(set(table.values())) == len(ours)
     assert "max_steps" not in REMEDY_OF_STATUS["stalled"]  # more steps of no length lead nowhere
+    assert not any("max_steps" in remedy for remedy in REMEDY_IN_COMPARISON.values())  # a comparison has no such key
+    assert set(REMEDY_OF_PEER) == set(PEERS)
+    for name, table in REMEDY_OF_PEER.items():
+        assert set(table) == theirs
+        assert len(set(table.values())) == len(theirs)
+        for remedy in table.values():  # what no peer has, and what this one is already, is no remedy
+            assert not any(word in remedy for word in ("max_steps", "checkpoint", "float64", "train", f"{name},"))
+    assert "softening" not in " ".join(REMEDY_OF_PEER["rebound_whfast"].values())  # which it does not know
 
 
 def test_only_the_remedies_of_what_happened_are_named():

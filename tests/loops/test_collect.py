@@ -14,6 +14,7 @@ from aits_func.learning.optimizers import adam, sgd
 from aits_func.loops.collect import (
     BELOW_ROUNDING,
     COMPLETE,
+    NO_SYSTEMS,
     RETRAIN_LIMIT,
     Stuck,
     collect_trajectory,
@@ -113,6 +114,21 @@ def test_without_a_rejection_every_step_is_one_attempt_and_nothing_is_learned():
     assert clocks(after.population[0].sample) == pytest.approx([0.4] * 3, rel=1e-15)
     assert len(trajectory) == 1
     assert clocks(trajectory[0]) == pytest.approx([t for step in range(4) for t in [0.1 * step] * 3], abs=1e-15)
+
+
+@pytest.mark.parametrize("population", [(), "no systems"])
+def test_a_collection_without_a_system_says_so(population):
+    spy = Spy()
+    state = spy.state(stub_systems([0.01]))
+    if population:
+        population = tuple(tree.take(group, slice(0, 0)) for group in state.population)
+    after, trajectory, info = spy.collect(state._replace(population=population), steps_per_epoch=2)
+    assert (info.status, info.stuck, info.accepted, info.recorded) == (NO_SYSTEMS, (), 0, 0)
+    assert info.status == "no_systems"
+    assert (trajectory, spy.attempts, spy.updates) == ((), [], [])
+    assert len(after.population) == len(population)
+    retired = spy.state(stub_systems([0.01]), stop_time=tensor([0.0]))
+    assert spy.collect(retired)[2].status == COMPLETE  # a system that has made all its steps is one
 
 
 def test_a_rejected_system_stays_while_the_accepted_ones_advance():

@@ -105,8 +105,8 @@ def test_without_levels_there_are_no_needs():
 def test_statistics_in_single_precision_are_summarised_in_double():
     single, double = [], []
     for row in run_rules([synthetic("a"), synthetic("b", k=3)], batch()):
-        narrow = RunStatistics(*(x.float() if x.is_floating_point() else x for x in row.statistics))
-        wide = RunStatistics(*(x.double() if x.is_floating_point() else x for x in narrow))
+        narrow = RunStatistics(*(x.float() if x.is_floating_point() else x for x in row.statistics[:-1]))
+        wide = RunStatistics(*(x.double() if x.is_floating_point() else x for x in narrow[:-1]))
         single.append(row._replace(statistics=narrow))
         double.append(row._replace(statistics=wide))
     assert repr(summarise(single)) == repr(summarise(double))  # some ratios are NaN
@@ -150,7 +150,7 @@ def test_nothing_is_no_comparison():
     with pytest.raises(ValueError, match=r"^summarise: at least one outcome is needed, got none$"):
         summarise([])
     (row,) = run_rules([synthetic("a", tolerances=(0.1,))], batch())
-    empty = RunStatistics(*(x[:0] if x.ndim else x for x in row.statistics))
+    empty = RunStatistics(*(x[:0] if x.ndim else x for x in row.statistics[:-1]))
     with pytest.raises(ValueError, match=r"^summarise: rule 'a' at tolerance 0.1 is on no system$"):
         summarise([row._replace(statistics=empty)])
 

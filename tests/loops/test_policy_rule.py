@@ -103,7 +103,9 @@ def test_single_precision_is_reported_in_double():
     systems, params = tree.cast((triples(), POLICY.init(0)), dtype=torch.float32)
     statistics = rule_of(params=params).run(systems, 0.3)
     assert isinstance(statistics, RunStatistics)
-    floats = [leaf for name, leaf in statistics._asdict().items() if "evaluations" not in name and name != "failed"]
+    assert statistics.endings == ("finished",) * 3
+    others = ("failed", "endings")
+    floats = [leaf for name, leaf in statistics._asdict().items() if "evaluations" not in name and name not in others]
     assert {leaf.dtype for leaf in floats} == {torch.float64}
     assert (statistics.failed.dtype, statistics.force_evaluations.dtype) == (torch.bool, torch.int64)
     _, info = simulate(params, systems, policy=POLICY, gravity=GRAVITY, scheme=REVERSIBLE, t_end=0.5, h=0.3)

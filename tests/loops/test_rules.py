@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from aits_func.base.types import System
-from aits_func.loops.rules import Outcome, Rule, RunStatistics, run_rules
+from aits_func.loops.rules import Outcome, Rule, RunStatistics, count_failures, run_rules
 
 B = 3
 
@@ -91,7 +91,7 @@ def test_systems_that_are_no_batch_are_refused(systems, got):
         run_rules([Rule("a", never, (0.1,))], systems)
 
 
-@pytest.mark.parametrize("field", RunStatistics._fields)
+@pytest.mark.parametrize("field", [name for name in RunStatistics._fields if name != "endings"])
 def test_a_rule_that_reports_on_another_number_of_systems_is_named_with_the_field(field):
     answer = statistics(**{field: torch.zeros(B + 1)})
     want = r"\(\)" if field == "seconds" else r"\(3,\)"
@@ -100,3 +100,14 @@ def test_a_rule_that_reports_on_another_number_of_systems_is_named_with_the_fiel
         ValueError, match=f"^run_rules: rule 'mine' at tolerance 0.25: {field} must have shape {want}, got \\(4,\\)$"
     ):
         next(outcomes)
+
+
+def test_a_rule_tells_of_every_system_how_it_ended_or_of_none():
+    answer = statistics(endings=("finished",) * (B + 1))
+    with pytest.raises(ValueError, match=r"^run_rules: rule 'mine' at tolerance 0.25: endings must be 3 words or none"):
+        next(run_rules([recorder([], "mine", (0.25,), answer)], batch()))
+    failed = torch.tensor([True, False, True])
+    assert count_failures(statistics(failed=failed)) == ()
+    ended = statistics(failed=failed, endings=("stalled", "finished", "stalled"))
+    assert count_failures(ended) == (("stalled", 2),)
+    assert count_failures(ended._replace(failed=~failed)) == (("finished", 1),)  # by the rule's own word
