@@ -14,10 +14,11 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vjp
+from torch.func import vjp
 
 from ..base import tree
 from ..base.check import require
+from ..base.forward_mode import jvp
 from ..base.types import Params
 from .transformations import apply_updates, cast_like, count_zero
 
@@ -188,7 +189,7 @@ def _solve_matrix_free(iterations: int) -> Callable[..., tuple[Params, Tensor, T
             return tree.map_leaves(lambda leaf: leaf / cast_like(slope, leaf), pull(y)[0])
 
         def times_gram(y: Tensor) -> Tensor:
-            return jvp(problem.values, (params,), (transposed(y),))[1].to(r) / slope
+            return jvp(problem.values, (params,), (transposed(y),))[1] / slope
 
         shift = cast_like(damping, r) * _scale(r, r @ times_gram(r))
         y, rest, direction = torch.zeros_like(r), r, r

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 
 from ..base.check import require
+from ..base.forward_mode import number
 from ..base.types import System
 from .criterion import Criterion, criterion_of_rate, rate_p_norm, root, vector_norm
 from .force_derivatives import derivatives_to_crackle, tidal_tensor
@@ -129,7 +130,8 @@ def gadget(gravity: Gravity, *, eta: float = 0.025) -> Criterion:
 
     def rate(system: System) -> Tensor:
         acceleration = gravity.acceleration(system.mass, system.position, system.time)
-        return root(vector_norm(acceleration).amax() / (2 * softening))
+        largest = vector_norm(acceleration).amax()
+        return root(largest / number(2 * softening, largest))
 
     unit = partial(free_fall_unit, gravity)
     return criterion_of_rate(rate, eta=eta, where="gadget", smooth=False, power=0.5, positions_only=True, unit=unit)

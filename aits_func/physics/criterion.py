@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..base.check import require
+from ..base.forward_mode import number
 from ..base.types import Params, System
 from .step_function import PositionForm, Traits
 
@@ -62,7 +63,8 @@ def criterion_of_rate(
     """
 
     def factor(params: Params) -> Tensor:
-        return bounded_exp(power * params["log_eta"])
+        log_eta = params["log_eta"]
+        return bounded_exp(number(power, log_eta) * log_eta)
 
     def timescale(params: Params, system: System) -> Tensor:
         return factor(params) * time_of(rate(system), None if unit is None else unit(system))

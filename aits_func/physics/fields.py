@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from ..base.check import require
+from ..base.forward_mode import number
 
 
 class Field(NamedTuple):
@@ -70,7 +71,9 @@ def build_tidal_field(
 
     def potential(x: Tensor, t: Tensor) -> Tensor:
         R = place(x, t)
-        return -G * mass * (1 / _norm(R - x) - 1 / _norm(R) - (x * R).sum() / _norm(R) ** 3)
+        depth = 1 / _norm(R - x) - 1 / _norm(R) - (x * R).sum() / _norm(R) ** 3
+        weight = -G * mass
+        return (weight.to(depth) if isinstance(weight, Tensor) else number(weight, depth)) * depth
 
     return Field(acceleration, potential, static=fixed is not None)
 

@@ -6,8 +6,8 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import jvp
 
+from ..base.forward_mode import jvp
 from ..base.types import System
 from .gravity import Derivatives, Gravity, at_bodies
 from .pairs import inverse_distance
@@ -39,7 +39,7 @@ def derivatives_to_crackle(gravity: Gravity, system: System) -> FourDerivatives:
     here = (system.position, system.velocity, system.time)
     acceleration = gravity.acceleration(system.mass, system.position, system.time)
     motion = (system.velocity, acceleration, torch.ones_like(system.time))
-    value, rate = jvp(along, here, motion)  # type: ignore[misc]
+    value, rate = jvp(along, here, motion)
     return FourDerivatives(value.acceleration, value.jerk, value.snap, rate.snap)
 
 

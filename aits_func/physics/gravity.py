@@ -13,9 +13,10 @@ from typing import NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import jvp, vmap
+from torch.func import vmap
 
 from ..base.check import require
+from ..base.forward_mode import jvp, number
 from ..base.tree import cast
 from ..base.types import System
 from .fields import Field
@@ -96,7 +97,7 @@ def build_gravity(*, G: float = 1.0, softening: float = 0.0, field: Field | None
         if field is None or field.static:
             return torch.zeros_like(time)
         rate: Tensor = jvp(lambda t: _field_energy(field, mass, position, t), (time,), (torch.ones_like(time),))[1]
-        return rate.to(time)  # torch 2.13 makes a float64 of a float32 tangent ()
+        return rate
 
     def potentials(system: System) -> Tensor:
         own = mutual_potentials(system.mass, system.position, G=G, softening=softening)
@@ -109,7 +110,7 @@ def build_gravity(*, G: float = 1.0, softening: float = 0.0, field: Field | None
             return own
         here = (system.time,), (torch.ones_like(system.time),)
         rates: Tensor = jvp(lambda t: at_bodies(field.potential, system.position, t), *here)[1]
-        return own + rates.to(own)
+        return own + rates
 
     def judged(system: System) -> System:
         return at_rest_as_a_whole(system) if field is None else system
@@ -237,12 +238,12 @@ def mutual_potential_energy(mass: Tensor, position: Tensor, *, G: float, softeni
     if mass.shape[0] >= MANY_BODIES:
         return tiled_potential_energy(mass, position, G, softening)
     first, second = pair_rows(mass)
-    return -G * (first * second / pair_distance(position, softening)).sum()
+    total = (first * second / pair_distance(position, softening)).sum()
+    return number(-G, total) * total
 
 
 def kinetic_energy(system: System) -> Tensor:
     """Kinetic energy ½ Σ mᵢ |vᵢ|², shape ()."""
-    # The half inside the sum: of a float32 (), torch 2.13 makes the product's tangent a float64.
     return (0.5 * system.mass * system.velocity.pow(2).sum(-1)).sum()
 
 
@@ -283,5 +284,5 @@ def _field_derivatives(field: Field, system: System, acceleration: Tensor, tick:
         return jvp(lambda x, t: at_bodies(field.acceleration, x, t), (x, t), (v, tick))[1]
 
     start = (system.position, system.velocity, system.time)
-    value, derivative = jvp(jerk, start, (system.velocity, acceleration, tick))  # type: ignore[misc]
+    value, derivative = jvp(jerk, start, (system.velocity, acceleration, tick))
     return value, derivative

@@ -16,9 +16,9 @@ from typing import Any, NamedTuple, Protocol
 
 import torch
 from torch import Tensor
-from torch.func import jvp
 
 from ..base.check import has_room, require, require_choice
+from ..base.forward_mode import jvp, number
 from ..base.types import System
 from .gravity import Gravity
 from .massless import work_rates
@@ -138,7 +138,7 @@ def build_hermite(gravity: Gravity) -> Integrator:
 
         unit = torch.ones_like(system.time)
         here, along = (system.position, system.time), (system.velocity, unit)
-        (a, power), (jerk, rate) = jvp(force, here, along)  # type: ignore[misc]
+        (a, power), (jerk, rate) = jvp(force, here, along)
         return a, jerk, power, rate
 
     def with_own_powers(system: System, carry: HermiteCarry) -> HermiteCarry:
@@ -152,7 +152,7 @@ def build_hermite(gravity: Gravity) -> Integrator:
 
         here = (system.position, system.velocity, system.time)
         motion = (system.velocity, carry.acceleration, torch.ones_like(system.time))
-        power, rate = jvp(powers, here, motion)  # type: ignore[misc]
+        power, rate = jvp(powers, here, motion)
         return carry._replace(power=power, power_rate=rate)
 
     def init(system: System, compensated: bool = False) -> HermiteCarry:
@@ -287,7 +287,7 @@ def _compose(base: Integrator, coefficients: Sequence[float]) -> Integrator:
 
     def step(system: System, carry: Any, dt: Tensor) -> tuple[System, Any]:
         for coefficient in coefficients:
-            system, carry = base.step(system, carry, coefficient * dt)
+            system, carry = base.step(system, carry, number(coefficient, dt) * dt)
         return system, carry
 
     return Integrator(base.init, step, base.evaluations_at_start, base.evaluations_per_step * len(coefficients))

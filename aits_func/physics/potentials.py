@@ -7,8 +7,8 @@ The second is that at a fixed place: what the motion of the others does to a bod
 
 import torch
 from torch import Tensor
-from torch.func import jvp
 
+from ..base.forward_mode import jvp
 from .pairs import inverse_distance
 from .tiled_gravity import MANY_BODIES, tiled_acceleration, tiled_potentials
 

@@ -1,13 +1,13 @@
 """Explicit time-reversible schemes of ONE system: Hairer–Söderlind, and the time-transformed leapfrog."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import grad_and_value, jvp
+from torch.func import grad_and_value
 
 from ..base.check import has_room, require_choice
+from ..base.forward_mode import jvp
 from ..base.types import System
 from .criterion import scaled_log
 from .gravity import Gravity
@@ -57,7 +57,7 @@ def build_hairer_soderlind(gravity: Gravity, *, base: str = "kdk") -> Scheme:
             def log_rate(position: Tensor, time: Tensor) -> Tensor:
                 return scaled_log(rule.rate(system._replace(position=position, time=time), constants))
 
-            return _along(log_rate, (system.position, system.time), (system.velocity, unit))
+            return jvp(log_rate, (system.position, system.time), (system.velocity, unit))
 
         def minus_log(position: Tensor, velocity: Tensor, time: Tensor, work: Tensor) -> Tensor:
             return -scaled_log(rule.timescale(System(system.mass, position, velocity, time, work)))
@@ -67,7 +67,7 @@ def build_hairer_soderlind(gravity: Gravity, *, base: str = "kdk") -> Scheme:
         if has_room(system):
             power = torch.cat([power[None], torch.zeros_like(system.mass)])
         motion = (system.velocity, carry.acceleration, unit, power)
-        return _along(minus_log, tuple(system[1:]), motion)
+        return jvp(minus_log, tuple(system[1:]), motion)
 
     def init(rule: StepFunction, system: System, compensated: bool = False) -> RhoCarry:
         carry = leapfrog.init(system, compensated)
@@ -161,11 +161,3 @@ def build_time_transformed_leapfrog(gravity: Gravity) -> Scheme:
         evaluations_per_stage=1,
         rule_evaluations_per_stage=1,
     )
-
-
-def _along(
-    function: Callable[..., Tensor], here: tuple[Tensor, ...], motion: tuple[Tensor, ...]
-) -> tuple[Tensor, Tensor]:
-    """A function's value () and its rate of change."""
-    value, rate = jvp(function, here, motion)  # type: ignore[misc]
-    return value, rate.to(value.dtype)  # torch 2.13 makes a float64 of a float32 tangent ()

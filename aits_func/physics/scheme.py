@@ -20,6 +20,7 @@ import torch
 from torch import Tensor
 
 from ..base.check import require
+from ..base.forward_mode import number
 from ..base.types import System
 from .step_function import StepFunction, Traits
 
@@ -72,9 +73,9 @@ class Scheme(NamedTuple):
     def step(self, rule: StepFunction, system: System, carry: Any, h: Tensor) -> SchemeStep:
         """One step: all stages in turn; dt is their sum, and the step is valid if all of them are."""
         first, *others = self.stages
-        out = self.stage(rule, system, carry, first * h)
+        out = self.stage(rule, system, carry, number(first, h) * h)
         for coefficient in others:
-            out = join(out, self.stage(rule, out.system, out.carry, coefficient * h))
+            out = join(out, self.stage(rule, out.system, out.carry, number(coefficient, h) * h))
         return out
 
     @property

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..base.check import require, require_choice
+from ..base.forward_mode import number
 from ..base.types import Params, System
 from .criterion import Criterion, bounded_exp, log_parameter, no_constants, rate_p_norm, time_of
 from .gravity import Gravity
@@ -160,13 +161,14 @@ def _natural_unit(gravity: Gravity, system: System, weight: Tensor, omega: Tenso
     """U (), in units of Ω times a time, from the norm of the weights () and the present Ω ()."""
     resting = at_rest_as_a_whole(system)  # a boost makes nothing deeper
     depth = 2 * gravity.energy(resting).abs()
-    binding = gravity.G * _mass_product(system).sum()
+    products, total = _mass_product(system).sum(), system.mass.sum()
+    binding = number(gravity.G, products) * products
     size = gravity.energy_size(resting)
-    share = _smooth_step(depth / torch.where(size > 0, size, torch.ones_like(size)) / UNBOUND - 1)
+    share = _smooth_step(depth / torch.where(size > 0, size, torch.ones_like(size)) / number(UNBOUND, depth) - 1)
     bound = (share > 0) & (binding > 0)
     # masked before and after: the R of the other branch may be 0/0
     R = torch.where(bound, binding, torch.ones_like(depth)) / torch.where(bound, depth, torch.ones_like(depth))
-    natural = weight * (R / (gravity.G * system.mass.sum())).sqrt()  # ‖w‖/R · (R³/G Σm)^½
+    natural = weight * (R / (number(gravity.G, total) * total)).sqrt()  # ‖w‖/R · (R³/G Σm)^½
     present = omega * time_of(rate_p_norm(free_fall_rate_squared(gravity, system), 2.0))
     some = torch.where(bound, present, torch.ones_like(present))
     mixed = some * (torch.where(bound, natural, torch.ones_like(natural)) / some) ** share

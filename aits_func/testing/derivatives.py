@@ -14,6 +14,8 @@ import torch
 from torch import Tensor
 from torch.func import grad, jvp, vmap
 
+from ..base import forward_mode
+from ..base.tree import leaves
 from .law import demand
 
 Scalar: TypeAlias = Callable[..., Tensor]
@@ -72,6 +74,30 @@ def demand_derivatives(
     if masses:  # of which there are none below 0
         along = (torch.where(at[0] > 0, along[0], torch.zeros_like(at[0])), *along[1:])
     _demand_differences(function, at, along, message, size=size, smooth=smooth)
+
+
+def demand_single(function: Scalar, at: Sequence[Tensor], message: str) -> None:
+    """Raise `LawError` unless a function of float32 is one, and has finite float32 derivatives in forward mode.
+
+    Args:
+        function: of the tensors ``at``, () out.
+        at: where; float32.
+        message: what it is.
+
+    Raises:
+        LawError: if a type is another one, or the derivative is not finite.
+    """
+    value, slope = forward_mode.jvp(function, tuple(at), numbers_like(*at))
+    demand_float32(value, message)
+    demand_float32(slope, f"the derivative of {message}")
+    demand(slope.isfinite(), f"the derivative of {message} in float32 must be finite, got {float(slope)}")
+
+
+def demand_float32(tree: Any, message: str) -> None:
+    """Raise `LawError` unless all leaves of real numbers are float32, as what they are made of."""
+    for leaf in leaves(tree):
+        fits = leaf.dtype == torch.float32 or not leaf.is_floating_point()
+        demand(fits, f"{message} of a float32 system must be float32, got {leaf.dtype}")
 
 
 def demand_slopes_close(

@@ -16,7 +16,7 @@ from ..physics.gravity import build_gravity
 from ..physics.integrators import build_leapfrog_kdk, evolve
 from ..physics.pair_criteria import p_norm
 from ..timestep.energies import energies, largest, weigh
-from .derivatives import demand_derivatives, demand_slopes_close, weighted_sum
+from .derivatives import demand_derivatives, demand_single, demand_slopes_close, weighted_sum
 from .frames import Units, in_units, units
 from .law import Draw, Law, check_laws, demand, demand_close, demand_pure, measured_order
 from .strategies import systems as any_systems
@@ -54,7 +54,7 @@ def check_field(
         energy       a leapfrog step keeps E − ∫ Σ mᵢ ∂ₜΦ dt to third order in dt, and so the work has the right sign
         pure         the same bits when called again; nothing changed in place, nothing drawn
         vmap         many places at once are the places one by one
-        single       float32 in, float32 out, finite
+        single       float32 in, float32 out, finite; and so are the derivatives in forward mode
 
     Not to be called inside a test that is itself under ``given``.
 
@@ -102,6 +102,8 @@ def _single(subject: _Subject, draw: Draw) -> None:
     system = tree.cast(draw(subject.systems), dtype=torch.float32)
     for x in system.position:
         _check_values(subject.field, x, system.time)
+    for name, function in zip(_FUNCTIONS, _sums(subject.field, _OURS), strict=True):
+        demand_single(function, (system.position[0], system.time), f"the {name}")
 
 
 def _gradient(subject: _Subject, draw: Draw) -> None:

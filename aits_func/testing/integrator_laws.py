@@ -18,7 +18,7 @@ from ..physics.integrators import Integrator, evolve
 from ..physics.invariants import angular_momentum, centre_of_mass, linear_momentum
 from ..physics.pair_criteria import p_norm
 from ..timestep.energies import energies, energy_and_size, weigh
-from .derivatives import demand_derivatives, demand_slopes_close, weighted_sum
+from .derivatives import demand_derivatives, demand_float32, demand_single, demand_slopes_close, weighted_sum
 from .draws import numbers
 from .frames import Units, frames, in_units, seen_from, units
 from .law import Draw, Law, check_laws, demand, demand_close, demand_pure, demand_trees_close, measured_order
@@ -72,6 +72,7 @@ def check_integrator(
         test particle work  is what the others would give to a body of small mass, per mass, up to such an error
         symplectic          the Jacobian of a step keeps the symplectic form, if ``symplectic``
         compensated         compensated sums change nothing but roundings
+        single              float32 in, float32 out, and so are the derivatives in forward mode
         pure                the same bits when called again; nothing changed in place, nothing drawn
         vmap                many systems at once are the systems one by one
 
@@ -341,6 +342,13 @@ def _compensated(subject: _Subject, draw: Draw) -> None:
     _same(subject, system, _there(case), "the motion with compensated sums")
 
 
+def _single(subject: _Subject, draw: Draw) -> None:
+    drawn = _case(subject, draw)
+    case = drawn._replace(system=tree.cast(drawn.system, dtype=torch.float32), dt=drawn.dt.to(torch.float32))
+    demand_float32((_there(case), case.integrator.init(case.system)), "what a step hands on")
+    demand_single(_of_numbers(case), (*case.system[:3], case.dt), "the motion")
+
+
 def _pure(subject: _Subject, draw: Draw) -> None:
     case = _case(subject, draw)
     demand_pure(lambda system, dt: evolve(case.integrator, system, dt, n_steps=case.n_steps), case.system, case.dt)
@@ -370,6 +378,7 @@ INTEGRATOR_LAWS: dict[str, Law] = {
     "test particle work": _test_particle_work,
     "symplectic": _symplectic,
     "compensated": _compensated,
+    "single": _single,
     "pure": _pure,
     "vmap": _vmap,
 }

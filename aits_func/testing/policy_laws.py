@@ -13,7 +13,7 @@ from torch.func import grad, vmap
 from ..base import tree
 from ..base.types import Params, Sample, System
 from ..timestep.policy import Policy, traits_of
-from .derivatives import demand_derivatives, demand_slopes_close
+from .derivatives import demand_derivatives, demand_single, demand_slopes_close
 from .draws import Range, numbers
 from .frames import Frame, frames, in_units, seen_from, units
 from .histories import samples, windows
@@ -62,7 +62,7 @@ def check_policy(
         derivatives   reverse mode, forward mode and, where there is no kink, central differences are the same
         pure          the same bits when called again; nothing changed in place, nothing drawn
         vmap          many systems at once are the systems one by one
-        single        float32 in, float32 out, finite and > 0
+        single        float32 in, float32 out, finite and > 0; so is its derivative in forward mode, of either sign
         init          the same seed makes the same parameters, float64 and without requires_grad
 
     Not to be called inside a test that is itself under ``given``. Systems are those of `systems`, without
@@ -250,6 +250,7 @@ def _vmap(subject: _Subject, draw: Draw) -> None:
 def _single(subject: _Subject, draw: Draw) -> None:
     params, sample = (tree.cast(draw(s), dtype=torch.float32) for s in (subject.params, subject.samples))
     _check_step(_dt(subject, params, sample), sample.system)
+    demand_single(_of_numbers(subject.policy, params, sample), (*sample.system[:3], *tree.leaves(params)), "dt")
 
 
 def _init(subject: _Subject, draw: Draw) -> None:

@@ -21,7 +21,7 @@ from ..timestep.binding import bind
 from ..timestep.energies import energies, largest, weigh
 from ..timestep.policy import Policy, build_criterion_policy, traits_of
 from ..timestep.window import empty_window
-from .derivatives import demand_derivatives, demand_slopes_close, weighted_sum
+from .derivatives import demand_derivatives, demand_float32, demand_single, demand_slopes_close, weighted_sum
 from .draws import numbers
 from .frames import Units, frames, in_units, seen_from, units
 from .law import Draw, Law, check_laws, demand, demand_close, demand_pure, demand_trees_close, measured_order
@@ -65,6 +65,7 @@ def check_scheme(
                      parameters, in reverse mode
         derivatives  reverse mode, forward mode and central differences of the motion are the same
         compensated  compensated sums change nothing but roundings
+        single       float32 in, float32 out, and so are the derivatives in forward mode
         pure         the same bits when called again; nothing changed in place, nothing drawn
         vmap         many systems at once are the systems one by one
 
@@ -138,7 +139,7 @@ def _drawn(subject: _Subject, draw: Draw) -> _Case:
 
 
 def _start(case: _Case) -> _Outcome:
-    return _Outcome(case.system, case.scheme.init(case.rule, case.system), torch.zeros(0, dtype=torch.float64))
+    return _Outcome(case.system, case.scheme.init(case.rule, case.system), torch.zeros_like(case.system.time[None][:0]))
 
 
 def _step(case: _Case, now: _Outcome, h: float | Tensor) -> SchemeStep:
@@ -291,6 +292,14 @@ def _compensated(subject: _Subject, draw: Draw) -> None:
     _same(subject, _go(case, careful), _go(case, _start(case)), "compensated sums")
 
 
+def _single(subject: _Subject, draw: Draw) -> None:
+    drawn = _drawn(subject, draw)
+    system, params = (tree.cast(x, dtype=torch.float32) for x in (drawn.system, drawn.params))
+    case = drawn._replace(system=system, params=params)
+    demand_float32(_go(case, _start(case)), "what a step hands on")
+    demand_single(_of_numbers(case), _arguments(case), "the motion")
+
+
 def _pure(subject: _Subject, draw: Draw) -> None:
     case = _drawn(subject, draw)
     carry = demand_pure(lambda system: case.scheme.init(case.rule, system), case.system)
@@ -321,6 +330,7 @@ SCHEME_LAWS: dict[str, Law] = {
     "units": _units,
     "derivatives": _derivatives,
     "compensated": _compensated,
+    "single": _single,
     "pure": _pure,
     "vmap": _vmap,
 }

@@ -14,6 +14,7 @@ from torch import Tensor
 from torch.func import vmap
 
 from ..base.check import require, require_choice
+from ..base.forward_mode import number
 from ..base.types import System, Window
 from ..physics.gravity import Gravity, mutual_acceleration
 from ..physics.invariants import to_centre_of_mass
@@ -272,7 +273,8 @@ def _magnitude(x: Tensor) -> Tensor:
 
 
 def _rms(x: Tensor) -> Tensor:
-    return (x.pow(2).mean() + _ROOT_GUARD).sqrt()
+    square = x.pow(2).mean()
+    return (square + number(_ROOT_GUARD, square)).sqrt()
 
 
 def _row_mean(x: Tensor) -> Tensor:

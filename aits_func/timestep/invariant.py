@@ -11,6 +11,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+from ..base.forward_mode import number
 from ..base.types import System
 from ..physics.gravity import Derivatives, Gravity, kinetic_energy, work_on_all
 from ..physics.invariants import to_centre_of_mass
@@ -135,7 +136,7 @@ def _whole_terms(
     potential = gravity.external_energy(system) - pair_energy.sum()
     depth, rate = pair_energy.pow(2).sum(), rate_squared.sqrt()
     attracted = depth > 0  # not so if all bodies but one are massless: then the square of a speed of that rate
-    unit = torch.where(attracted, depth, (gravity.G * total * rate).pow(4 / 3)).sqrt()
+    unit = torch.where(attracted, depth, (number(gravity.G, total) * total * rate).pow(4 / 3)).sqrt()
     speed = unit.sqrt()
     turn = rate * tick  # 1, but for its derivative
     a, j, s = (x / (speed * tick) for x in derivatives)

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 
 from ..base.check import require
+from ..base.forward_mode import number
 from ..base.rng import fold_in
 from ..base.tree import map_leaves
 from ..base.types import Params, System, Window
@@ -77,7 +78,8 @@ def build_residual_policy(
 
     def apply(params: Params, system: System, window: Window) -> Tensor:
         correction = network.apply(params["network"], _finite(features.apply(system, window)))[0]
-        return criterion.timescale(params["criterion"], system) * bounded_exp(exponent * correction.tanh())
+        factor = bounded_exp(number(exponent, correction) * correction.tanh())
+        return criterion.timescale(params["criterion"], system) * factor
 
     return Policy(init, apply, _traits(features, activation).both(criterion.traits))
 
@@ -122,7 +124,7 @@ def build_mlp_policy(
 
     def apply(params: Params, system: System, window: Window) -> Tensor:
         output = network.apply(params["network"], _finite(features.apply(system, window)))[0]
-        dt = torch.nn.functional.softplus(output) + 1e-12
+        dt = torch.nn.functional.softplus(output) + number(1e-12, output)
         if timescale is None or not features.dimensionless:
             return dt
         return dt * timescale.timescale(map_leaves(lambda leaf: leaf.to(system.time), constants), system)

@@ -9,8 +9,8 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from torch.func import jvp
 
+from ..base.forward_mode import jvp
 from ..base.tree import map_leaves, select
 from ..base.types import Params, System, Window
 from ..physics.gravity import Gravity, in_double
@@ -259,7 +259,7 @@ def _solve(scheme: Scheme, rule: StepFunction, run: Run, h: Tensor, duration: Te
         slope = torch.where(apart & (secant > 0), secant, slope)
         old, old_time, new = new, time, new + (duration - time) / slope
     slope = jvp(time_of, (new,), (torch.ones_like(new),))[1]
-    return new.detach(), slope.detach().to(new.dtype)  # torch 2.13 makes a float64 of a float32 tangent ()
+    return new.detach(), slope.detach()
 
 
 def _is_finite(system: System) -> Tensor:

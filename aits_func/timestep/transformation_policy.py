@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from ..base.check import require
+from ..base.forward_mode import number
 from ..base.rng import fold_in
 from ..base.types import Params, System
 from ..learning.network import build_mlp
@@ -89,7 +90,8 @@ def build_transformation_policy(
     def rate(params: Params, system: System, kept: TransformationConstants) -> Tensor:
         shape = _configuration(gravity, system, weights, kept.energy)
         correction = shape[0] * network.apply(params["network"], shape)[0]
-        return form.rate(params["criterion"], system, kept.unit) * bounded_exp(exponent * correction.tanh())
+        factor = bounded_exp(number(exponent, correction) * correction.tanh())
+        return form.rate(params["criterion"], system, kept.unit) * factor
 
     def apply(params: Params, system: System, window: Any) -> Tensor:
         return time_of(rate(params, system, constants(params, system)))
@@ -105,7 +107,8 @@ def _configuration(gravity: Gravity, system: System, weights: str, energy: Tenso
     total = share.sum()
     # Of bodies without any weight there is no share; masked before and after.
     q = share / torch.where(total > 0, total, torch.ones_like(total))
-    depth = gravity.G**2 * (pair_weights_squared(system, "mass_product") * inverse_squared).sum()
+    potentials_squared = (pair_weights_squared(system, "mass_product") * inverse_squared).sum()
+    depth = number(gravity.G**2, potentials_squared) * potentials_squared
     sum_squared = depth + energy**2
     kappa = depth / torch.where(sum_squared > 0, sum_squared, torch.ones_like(sum_squared))
     return torch.stack([1 - q.pow(2).sum(), 1 - q.pow(4).sum(), kappa])
