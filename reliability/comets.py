@@ -74,15 +74,20 @@ class Path(NamedTuple):
     error: Tensor  # relative, as the step judged it
 
 
-def campaign(short: bool) -> list[Finding]:
-    """Train on restricted systems and follow others; the same with a third body that has mass."""
+def campaign(short: bool, draw: int = 0) -> list[Finding]:
+    """Train on restricted systems and follow others; the same with a third body that has mass.
+
+    Args:
+        short: whether the short form is wanted.
+        draw: another number draws other systems, to train on and to follow.
+    """
     plan = SHORT if short else FULL
     with one_thread():
-        comets = follow(train(plan), plan.followed, most=plan.most)
+        comets = follow(train(plan, draw=draw), plan.followed, most=plan.most, draw=draw)
         findings = [judge_verdict(comets), judge_steps(comets)]
         if plan.heavy:
-            params = train(plan, energy_scale="kinetic", mass=HEAVY)
-            massive = follow(params, plan.followed, energy_scale="kinetic", mass=HEAVY, most=plan.heavy)
+            heavy = {"energy_scale": "kinetic", "mass": HEAVY, "draw": draw}
+            massive = follow(train(plan, **heavy), plan.followed, most=plan.heavy, **heavy)
             findings += judge_drift(comets, massive)
         return findings
 
@@ -125,10 +130,10 @@ def learner_of(energy_scale: str = "total") -> af.Learner:
     return af.build_learner(step, af.levenberg_marquardt(), E_lower=BAND[0], E_upper=BAND[1])
 
 
-def train(plan: Plan, energy_scale: str = "total", mass: float = 0.0) -> Params:
+def train(plan: Plan, energy_scale: str = "total", mass: float = 0.0, draw: int = 0) -> Params:
     """The parameters after both phases, every epoch from the start over one orbit."""
     learner = learner_of(energy_scale)
-    start, period = systems(100, plan.trained, mass)
+    start, period = systems(100 + draw, plan.trained, mass)
     population = af.init_population((start,), gravity=GRAVITY, stop_time=(period,), energy_scale=energy_scale)
     state = af.init_train_state(POLICY.init(0), learner.optimizer, population)
     options = {"steps_per_epoch": plan.steps, "loss_on": "all", "convergence": "band", "replay_batch_size": 256}
@@ -143,7 +148,14 @@ def train(plan: Plan, energy_scale: str = "total", mass: float = 0.0) -> Params:
     return last.params
 
 
-def follow(params: Params, count: int, energy_scale: str = "total", mass: float = 0.0, most: int = 100_000) -> Path:
+def follow(
+    params: Params,
+    count: int,
+    energy_scale: str = "total",
+    mass: float = 0.0,
+    most: int = 100_000,
+    draw: int = 0,
+) -> Path:
     """Systems that training has not seen, over one orbit of the third body, every attempt taken down."""
     learner = learner_of(energy_scale)
     tries: list[tuple[af.System, Tensor, af.System, af.StepInfo]] = []
@@ -153,7 +165,7 @@ def follow(params: Params, count: int, energy_scale: str = "total", mass: float 
         tries.append((batch[0].system, batch[0].active, after[0], info))
         return after, info
 
-    start, period = systems(7, count, mass)
+    start, period = systems(7 + draw, count, mass)
     population = af.init_population((start,), gravity=GRAVITY, stop_time=(period,), energy_scale=energy_scale)
     state = af.init_train_state(params, learner.optimizer, population)
     watched = learner._replace(objective=learner.objective._replace(attempt=attempt))
