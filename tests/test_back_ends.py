@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 import torch
 
+import aits_func
 from aits_func.base.engine import missing_compiler
+from aits_func.base.types import TrainState
 from aits_func.physics import gravity
 
 ROOT = Path(__file__).parents[1]
@@ -95,3 +97,32 @@ def test_a_wrong_compiled_result_is_seen(load, monkeypatch):
     pair_by_pair = gravity._acceleration_pair_by_pair
     monkeypatch.setattr(gravity, "_acceleration_pair_by_pair", asymmetric)  # what compilers alone are given
     assert "is off by" in load("back_ends").run(load("back_end_rows").rows()[QUICK[0] - 1]).wrong
+
+
+def test_a_gradient_is_compared_up_to_the_rounding_of_its_largest_component_and_no_further(load):
+    differs, eps = load("back_ends")._difference, torch.finfo(torch.float64).eps
+    gradient = [torch.tensor([29.0], dtype=torch.float64), torch.tensor([3e-12, 5e-15], dtype=torch.float64)]
+
+    def beside(change):
+        return differs({"gradient": [gradient[0], gradient[1] + change]}, {"gradient": gradient}, 1e-9)
+
+    assert beside(100 * 29 * eps) == ""  # what cancels to nothing
+    assert "gradient 1 is off by" in beside(1e4 * 29 * eps)
+    assert "gradient 0 is off by" in differs(
+        {"gradient": [gradient[0] * (1 + 1e-8), gradient[1]]}, {"gradient": gradient}, 1e-9
+    )
+    # Of parameters, or of anything else, there is no such allowance.
+    assert "params 1 is off by" in differs({"params": [gradient[0], gradient[1] * 2]}, {"params": gradient}, 1e-9)
+
+
+def test_what_eager_adam_does_not_make_of_a_gradient_is_seen_however_small_the_gradient(load):
+    script, optimizer = load("back_ends"), aits_func.build_optimizer("adamw", 1e-2)
+    params = torch.tensor([0.5, -0.25], dtype=torch.float64)
+    gradient = torch.tensor([29.0, 3e-12], dtype=torch.float64)
+    update, moments = optimizer.update(gradient, optimizer.init(params), params)
+    after = TrainState(params + update, moments, (), ())._replace
+    right = script._update_by_gradient(optimizer, params, after())
+    wrong = script._update_by_gradient(optimizer, params, after(params=params + update * (1 + 1e-5)))
+    assert script._difference(right, right, 1e-9) == ""
+    assert float(right["gradient"][1]) == pytest.approx(3e-12, rel=1e-14)  # a product and a quotient
+    assert "update beyond its gradient 0 is off by" in script._difference(wrong, right, 1e-9)

@@ -122,6 +122,7 @@ DEFECTS = {
     "test particle work": leapfrog(half_the_work),
     "symplectic": leapfrog(lambda s, a, dt: a._replace(velocity=a.velocity * (1 - 1e-3 * dt))),
     "compensated": forgetful,
+    "single": leapfrog(lambda s, a, dt: a._replace(time=a.time.double())),
     "pure": leapfrog(impure),
     "vmap": leapfrog(level),
 }

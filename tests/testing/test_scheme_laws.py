@@ -67,6 +67,7 @@ DEFECTS = {
     "units": after_stage(system_with(velocity=lambda s, a, h: a.velocity * (1 + 1e-3 * a.mass.sum()))),
     "derivatives": after_stage(system_with(velocity=lambda s, a, h: a.velocity.detach())),
     "compensated": forgetful,
+    "single": after_stage(system_with(velocity=lambda s, a, h: a.velocity.double())),
     "pure": after_stage(impure),
     "vmap": after_stage(system_with(velocity=level)),
 }
