@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from ..base.check import require
+from ..base.forward_mode import number
 from ..base.types import Reference
 
 _POWER = 3.0  # of dt in the energy error of one step of order 2; that of any higher order is steeper
@@ -119,8 +120,8 @@ def band_residual(
     Returns:
         r, the same shape, dimensionless, and its gradient, finite for finite dt.
     """
-    x = (torch.where(exploded, torch.ones_like(energy_error), energy_error) + _GUARD).log()
-    above, below = (x - math.log(E_upper)).clamp(min=0), (math.log(E_lower) - x).clamp(min=0)
+    x = (torch.where(exploded, torch.ones_like(energy_error), energy_error) + number(_GUARD, energy_error)).log()
+    above, below = (x - number(math.log(E_upper), x)).clamp(min=0), (math.log(E_lower) - x).clamp(min=0)
     usable = dt.isfinite() & (dt > 0)
     positive = torch.where(usable, dt, torch.ones_like(dt))
     log_dt = positive.log()
@@ -136,7 +137,7 @@ def band_residual(
     low = math.log(E_lower) - torch.where(floor < E_lower, (floor + _GUARD).log(), x).detach()
     short = torch.where(lost, floor.log() / _POWER - length, torch.zeros_like(length)).detach()
     deep = low + _grow(_log_one_plus_exp(short) - push, low)
-    high = torch.where(x > 0, far + _grow(x.clamp(min=0).detach() + _POWER * push, far), above)
+    high = torch.where(x > 0, far + _grow(x.clamp(min=0).detach() + number(_POWER, push) * push, far), above)
     burst = far + _grow((length - far).clamp(min=0).detach() + push, far)
     return torch.where(exploded, burst, high - torch.where(lost, deep, below))
 

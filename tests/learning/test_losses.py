@@ -4,7 +4,7 @@ import math
 
 import pytest
 import torch
-from torch.func import grad, vmap
+from torch.func import grad, jvp, vmap
 
 from aits_func.base.types import Reference
 from aits_func.learning.losses import (
@@ -172,6 +172,21 @@ def test_the_gradient_of_the_loss_is_as_large_far_away_as_near(far, power):
     slope = float(grad(lambda x: referred(x) ** 2)(tensor(far)))
     near = 2 * math.log(1e-6 / 2e-12) if far < 0 else -2 * math.log(1e-4)
     assert abs(slope) == pytest.approx(near * power, rel=1e-6)
+
+
+@pytest.mark.parametrize("error", [1e-14, 1e-9, 1e-5, 1e-2, 10.0, math.inf])
+def test_the_forward_derivative_of_a_float32_residual_is_float32(error):
+    """Of a float32 () times a Python float torch 2.13 makes a float64 tangent."""
+    error, dt = torch.tensor(error), torch.tensor(0.3)
+    known = Reference(torch.tensor(1e-12), torch.tensor(2.0))
+
+    def residual(error, dt):
+        return band_residual(error, dt, ~error.isfinite(), reference=known)
+
+    value, rate = jvp(residual, (error, dt), (torch.ones_like(error), torch.ones_like(dt)))
+    assert value.dtype == rate.dtype == torch.float32
+    back = sum(grad(residual, argnums=(0, 1))(error, dt))
+    torch.testing.assert_close(rate, back, rtol=1e-5, atol=0.0)  # a few roundings of float32
 
 
 def test_a_reference_changes_nothing_between_rounding_and_one():
