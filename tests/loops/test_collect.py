@@ -337,7 +337,7 @@ def test_without_systems_there_is_nothing_to_collect():
     spy = Spy()
     state = init_train_state({"log_dt": tensor(0.0)}, spy.learner.optimizer)
     after, trajectory, info = spy.collect(state)
-    assert (after.population, trajectory, info.status, info.accepted) == ((), (), COMPLETE, 0)
+    assert (after.population, trajectory, info.status, info.accepted) == ((), (), NO_SYSTEMS, 0)
 
 
 def test_at_the_retrain_limit_the_stuck_system_is_named_and_what_was_collected_is_kept():
