@@ -42,8 +42,8 @@ class EpochInfo(NamedTuple):
         "converged" and "not_converged": Part 1 went to its end, and Part 2 judged what it collected.
         "retrain_limit" and "below_rounding": the collection ended at a step that could not be learned, or Part 2 was
         asked for what no step can meet.
-        "skipped", "filling" and "retired": nothing was judged, as the trajectory was smaller than min_replay_size,
-        windows are not full yet, or no system had a step to make.
+        "skipped", "filling", "retired" and "no_systems": nothing was judged, as the trajectory was smaller than
+        min_replay_size, windows are not full yet, no system had a step to make, or there is none.
         """
         if self.collect.status != COMPLETE:
             return self.collect.status
