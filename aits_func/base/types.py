@@ -70,7 +70,8 @@ class Sample(NamedTuple):
 class Reference(NamedTuple):
     """What the energy error and the length of a step are compared with where the error alone says nothing.
 
-    It depends on the system alone, so training works it out once for every sample and not in every iteration.
+    It depends on the system, on what the step is judged by, and on the dtype, but not on parameters: training works it
+    out once for every sample and not in every iteration. Nothing that is saved or returned holds one.
 
     Shapes: (), of one sample.
     """

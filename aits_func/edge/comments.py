@@ -12,11 +12,13 @@ _CONSTANT = re.compile(
     r"\s*(?:=|(?<=\w\w\w):|(?<=G):)\s*([+-]?\.?\d[^\s,;)\]]*)",
     re.IGNORECASE | re.ASCII,
 )
-# Without a sign between: a comment of nothing else, or one that begins with what can mean only this.
+# Without a sign between: a comment that begins so, in words that mean nothing else (G 2 is also a kind of star), and
+# what follows it in the same way.
 _BARE = re.compile(
-    r"(?:(G|period|time|t|t0)[ \t]+([+-]?\.?\d[^\s,;)\]]*)$)"
-    r"|(gravitational[ _]constant|softening(?:[ _]length)?|eps|epsilon)[ \t]+([+-]?\.?\d[^\s,;)\]]*)",
-    re.IGNORECASE | re.ASCII,
+    r"(gravitational[ _]constant|softening(?:[ _]length)?)[ \t]+([+-]?\.?\d[^\s,;)\]]*)", re.IGNORECASE | re.ASCII
+)
+_NEXT = re.compile(
+    r"(?<=[,;])([ \t]*(?:G|period|time|softening|eps|epsilon))[ \t]+(?=[+-]?\.?\d)", re.IGNORECASE | re.ASCII
 )
 # What may stand before "time =": not every time is the one at which the rows hold, as the end time and a crossing time.
 _BEFORE_TIME = re.compile(
@@ -68,4 +70,4 @@ def stated_constants(where: str, text: str) -> Iterator[tuple[str, float]]:
 def _with_signs(text: str) -> str:
     """The comment with = where it states a constant as in "softening 0.1"."""
     bare = _BARE.match(text)
-    return f"{bare[1] or bare[3]} = {bare[2] or bare[4]}{text[bare.end() :]}" if bare else text
+    return f"{bare[1]} = {bare[2]}" + _NEXT.sub(r"\1 = ", text[bare.end() :]) if bare else text

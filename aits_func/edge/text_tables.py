@@ -196,13 +196,10 @@ def _named_columns(where: str, lines: _Lines, header: _Line | None, count: int) 
             fail(f"{where}: line {header.number} has what is no number; mark comments with #, or {remedy}")
         return _undisputed(where, lines, named, count)
     numbered = _numbered_names(lines.before[-_MOST_COMMENTS:])
-    if sum(bool(component(name)) for name in numbered) >= 3:
-        try:
-            return _undisputed(where, lines, read_names(numbered, count), count)
-        except ValueError as error:
-            fail(f"{where}: comments name columns one by one, but {error}; {remedy}")
     doubt = ""
     for line in reversed(_short(lines.before[-_MOST_COMMENTS:])):
+        if any(line is each for each in numbered):
+            continue
         try:
             named = read_comment(line.text, count)
         except DoubtfulError as error:
@@ -212,22 +209,30 @@ def _named_columns(where: str, lines: _Lines, header: _Line | None, count: int) 
             fail(f"{where}: line {line.number}, a comment, {error}; {remedy}")
         if named is not None:
             return _undisputed(where, lines, named, count)
+    if numbered:
+        try:
+            return _undisputed(where, lines, read_names(list(numbered.values()), count), count)
+        except ValueError as error:
+            fail(f"{where}: comments name columns one by one, but {error}; {remedy}")
     if doubt:
         fail(doubt)
     return _undisputed(where, lines, None, count)
 
 
-def _numbered_names(comments: Sequence[_Line]) -> list[str]:
-    """The names of a list with one column a line, as in "column 1: x", counted from 0 or 1; the last such list."""
-    names: list[str] = []
+def _numbered_names(comments: Sequence[_Line]) -> dict[_Line, str]:
+    """The lines and names of a list with one column a line, as in "column 1: x", counted from 0 or 1.
+
+    The last such list in which at least three names are known ones; nothing if there is none.
+    """
+    names: dict[_Line, str] = {}
     first = 0
     for line in _short(comments):
         found = _NUMBERED.fullmatch(line.text)
         if found and names and int(found[1]) == first + len(names):
-            names.append(found[2].strip())
+            names[line] = found[2].strip()
         elif found and int(found[1]) in (0, 1):
-            first, names = int(found[1]), [found[2].strip()]
-    return names
+            first, names = int(found[1]), {line: found[2].strip()}
+    return names if sum(bool(component(name)) for name in names.values()) >= 3 else {}
 
 
 def _short(comments: Sequence[_Line]) -> list[_Line]:

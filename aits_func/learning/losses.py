@@ -13,6 +13,7 @@ from ..base.forward_mode import number
 from ..base.types import Reference
 
 _POWER = 3.0  # of dt in the energy error of one step of order 2; that of any higher order is steeper
+_WILD = 1e6  # an energy error beyond which its slope tells nothing; below, it tells which steps to shorten
 _GUARD = 1e-12  # on numbers without unit: relative energies, and the ε in a logarithm
 SOURCE_GUARD = 1e-12
 """The source system's guard on an energy, in the caller's units: the one number here that is bound to a unit."""
@@ -102,11 +103,11 @@ def band_residual(
 
         ε < f, below the band:  −r = L + g(ln(1 + f^{1/3} T/dt)),   ∂r/∂ ln dt > 0,
                                 f = max(rounding, 1e-12), L = ln E_lower − ln(f + 1e-12)
-        ε > 1:                   r = U + g(ln ε),   ∂r/∂ ln dt > 0 that of an error ~ dt³, as one of that size may fall
-                                where dt grows; U = −ln E_upper
-        exploded:                r = U + g(max(ln(dt/T) − U, 0)),   ∂r/∂ ln dt > 0
+        ε > w:                   r = W + g(ln ε/w),   ∂r/∂ ln dt > 0 that of an error ~ dt³, as ln ε of that size has
+                                any slope; w = max(10⁶, E_upper), W = ln w/E_upper
+        exploded:                r = U + g(max(ln(dt/T) − U, 0)),   ∂r/∂ ln dt > 0, U = −ln E_upper
 
-    with g(z) = √(R² + 2Rz) − R, R the L or U that stands before it (at least 1): r² grows like z, so that the
+    with g(z) = √(R² + 2Rz) − R, R the L, U or W that stands before it (at least 1): r² grows like z, so that the
     gradient is as large far away as near. f^{1/3} T is where a step of order 2 might have the error f.
 
     Args:
@@ -125,7 +126,7 @@ def band_residual(
     usable = dt.isfinite() & (dt > 0)
     positive = torch.where(usable, dt, torch.ones_like(dt))
     log_dt = positive.log()
-    push, far = log_dt - log_dt.detach(), torch.full_like(x, -math.log(E_upper))
+    push, far = log_dt - log_dt.detach(), torch.full_like(x, -math.log(E_upper))  # far: where ε is 1
     if reference is None:
         return torch.where(exploded, push + far, above - below)
     usable = usable & reference.time.isfinite() & (reference.time > 0)
@@ -137,7 +138,9 @@ def band_residual(
     low = math.log(E_lower) - torch.where(floor < E_lower, (floor + _GUARD).log(), x).detach()
     short = torch.where(lost, floor.log() / _POWER - length, torch.zeros_like(length)).detach()
     deep = low + _grow(_log_one_plus_exp(short) - push, low)
-    high = torch.where(x > 0, far + _grow(x.clamp(min=0).detach() + number(_POWER, push) * push, far), above)
+    edge = math.log(max(_WILD, E_upper))  # in ln ε
+    beyond = (x.detach() - edge).clamp(min=0) + number(_POWER, push) * push
+    high = torch.where(x > edge, far + edge + _grow(beyond, far + edge), above)
     burst = far + _grow((length - far).clamp(min=0).detach() + push, far)
     return torch.where(exploded, burst, high - torch.where(lost, deep, below))
 
@@ -166,7 +169,8 @@ def compute_single_step_loss(
         E_upper: upper edge, > E_lower.
 
     Returns:
-        The loss, the same shape, ≥ 0: the square of `band_residual`.
+        The loss, the same shape, ≥ 0: the square of `band_residual` without a reference. (What training minimises has
+        one, as `build_objective` says: below rounding, above ε = 10⁶ and where a step explodes it is another number.)
 
     Raises:
         ValueError: unless 0 < E_lower < E_upper.

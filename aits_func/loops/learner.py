@@ -20,7 +20,7 @@ from ..learning.least_squares import LeastSquares, Residuals
 from ..learning.losses import aggregate_minibatch_loss
 from ..learning.optimizers import GradientTransformation, apply_updates
 from ..timestep.step import Step
-from .objective import Groups, Objective, as_groups, build_objective, chosen_samples, count_samples
+from .objective import Groups, Objective, as_groups, build_objective, chosen_samples, count_samples, with_references
 
 
 class Rooms(NamedTuple):
@@ -153,15 +153,16 @@ def _by_residuals(objective: Objective, optimizer: LeastSquares) -> Updates:
         return _after(state, *optimizer.update(problem, state.opt_state, state.params), chosen.any())
 
     def update(state: TrainState, batch: Groups, on: str = "failed") -> tuple[TrainState, tuple[Tensor, StepInfo]]:
-        groups = as_groups(batch)
+        groups = with_references(as_groups(batch), objective.limit)  # once, and not in every product
         residual, info = objective.judge(state.params, groups)
         chosen = chosen_samples(groups, info, on)
         loss = aggregate_minibatch_loss(residual**2, chosen)
         return descend(state, groups, _only(groups, chosen), chosen), (loss, info)
 
     def update_some(state: TrainState, batch: Groups, on: str, room: int) -> Pulled:
-        pull = _pull(objective, state.params, batch, on, room)
-        return _pulled(descend(state, as_groups(batch), pull.some, pull.chosen), pull)
+        groups = with_references(as_groups(batch), objective.limit)
+        pull = _pull(objective, state.params, groups, on, room)
+        return _pulled(descend(state, groups, pull.some, pull.chosen), pull)
 
     return update, update_some
 
@@ -177,7 +178,7 @@ class _Pull(NamedTuple):
 
 
 def _pull(objective: Objective, params: Params, batch: Groups, on: str, room: int) -> _Pull:
-    groups = as_groups(batch)
+    groups = with_references(as_groups(batch), objective.limit)
     residual, info = objective.judge(params, groups)
     chosen = chosen_samples(groups, info, on)
     pulls = (chosen & (residual != 0)).split([len(group.active) for group in groups])

@@ -79,10 +79,11 @@ def build_objective(step: Step, *, E_lower: float = 1e-6, E_upper: float = 1e-4)
         return tuple(after for after, _ in outcomes), concatenate([info for _, info in outcomes])
 
     limit = limit_of(step)
+    limited = limit is not None and limit.time is not None  # else the loss is that of the source system
 
     def distance(info: StepInfo, sample: Sample) -> Tensor:
         """The residuals of samples whose references are worked out."""
-        known = sample.reference if isinstance(sample.reference, Reference) else None
+        known = sample.reference if limited and isinstance(sample.reference, Reference) else None
         residual = band_residual(
             info.energy_error, info.dt, info.exploded, E_lower=E_lower, E_upper=E_upper, reference=known
         )
@@ -180,9 +181,10 @@ def with_references(groups: Groups, limit: Limit | None) -> Groups:
 def prepare(batch: "Groups | Sample", objective: Objective) -> Groups:
     """A batch or trajectory as groups, with all that does not depend on parameters worked out.
 
-    To be called once, before a loop: room for the work on massless bodies, and references.
+    To be called once, before a loop: room for the work on massless bodies, and references, those of this objective.
     """
-    return with_references(with_room(batch), objective.limit)
+    groups = tuple(group._replace(reference=()) for group in with_room(batch))
+    return with_references(groups, objective.limit)
 
 
 def count_samples(batch: "Groups | Sample") -> int:

@@ -48,7 +48,7 @@ class SimulationInfo(NamedTuple):
     force_evaluations: Tensor  # (B,) int64, of those steps and of the start
     output_evaluations: Tensor  # (B,) int64, spent besides to land on t_end and output_times
     rule_evaluations: Tensor  # (B,) int64, evaluations of the step function, with its derivative where needed
-    over_threshold: Tensor  # (B,) int64, steps whose own energy error reached the threshold
+    over_threshold: Tensor  # (B,) int64, steps that training would reject: their own energy error reached it
     final_energy_error: Tensor  # (B,) |E − E₀| / scale at the end
     max_energy_error: Tensor  # (B,) its maximum over the steps
     max_potential_error: Tensor  # (B,) maximum of |E − E₀| / |W(t)|, W the potential energy

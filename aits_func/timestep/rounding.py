@@ -55,7 +55,8 @@ def time_of_change(system: System, *, gravity: Gravity) -> Tensor:
         gravity: its forces, and the frame in which energies are weighed.
 
     Returns:
-        (), time, constant to the derivative; infinite if nothing accelerates any body.
+        (), time, constant to the derivative; infinite if nothing accelerates any body. It is a scale and no more: a
+        constant in the potential of an external field, which means nothing, makes it longer.
     """
     heavy = in_double(system)
     squared = gravity.judged(heavy).velocity.pow(2).sum(-1) + gravity.potentials(heavy).abs()

@@ -170,8 +170,22 @@ def test_with_a_reference_no_step_is_too_short_or_too_long_to_be_led_back(roundi
 def test_the_gradient_of_the_loss_is_as_large_far_away_as_near(far, power):
     """2R times the slope of ln dt, 1, or of ε, 3: Adam has no steep past to remember when it comes to the band."""
     slope = float(grad(lambda x: referred(x) ** 2)(tensor(far)))
-    near = 2 * math.log(1e-6 / 2e-12) if far < 0 else -2 * math.log(1e-4)
+    near = 2 * math.log(1e-6 / 2e-12 if far < 0 else 1e6 / 1e-4 if power == 3 else 1 / 1e-4)
     assert abs(slope) == pytest.approx(near * power, rel=1e-6)
+
+
+@pytest.mark.parametrize("E_upper", [1e-4, 0.5, 1.0, 10.0, 1e4])
+def test_with_a_reference_a_band_may_reach_beyond_an_error_of_one(E_upper):
+    error = torch.logspace(-7, 12, 400, dtype=torch.float64)
+    dt, usual = torch.full_like(error, 0.3), torch.zeros_like(error, dtype=torch.bool)
+    known = Reference(torch.full_like(error, 1e-15), torch.full_like(error, 2.0))
+    residual = band_residual(error, dt, usual, E_lower=1e-6, E_upper=E_upper, reference=known)
+    inside, above = (error > 1.1e-6) & (error < E_upper / 1.1), error > 1.1 * E_upper
+    assert bool((residual[inside] == 0).all())
+    assert bool((residual[above] > 0).all())
+    assert bool((residual[error > 1e-6].diff() >= -1e-12).all())  # rounding of numbers up to 30
+    near = above & (error < max(1e6, 1.2 * E_upper))
+    torch.testing.assert_close(residual[near], (error[near] / E_upper).log(), rtol=0.1, atol=1e-3)  # where they begin
 
 
 @pytest.mark.parametrize("error", [1e-14, 1e-9, 1e-5, 1e-2, 10.0, math.inf])
@@ -189,8 +203,8 @@ def test_the_forward_derivative_of_a_float32_residual_is_float32(error):
     torch.testing.assert_close(rate, back, rtol=1e-5, atol=0.0)  # a few roundings of float32
 
 
-def test_a_reference_changes_nothing_between_rounding_and_one():
-    error = torch.logspace(-11.9, -0.01, 50, dtype=torch.float64)
+def test_a_reference_changes_nothing_between_rounding_and_a_million():
+    error = torch.logspace(-11.9, 5.99, 50, dtype=torch.float64)
     dt, usual = torch.full_like(error, 0.3), no(50)
     known = Reference(torch.full_like(error, 1e-15), torch.full_like(error, 2.0))
 
