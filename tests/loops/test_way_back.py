@@ -127,7 +127,7 @@ def test_a_system_that_nothing_changes_has_finite_residuals():
 # --- the way ----------------------------------------------------------------------------------------------------------
 
 
-# Levenberg-Marquardt from 1e3 may end between: the energy error of a step of some free-fall times falls and rises with it.
+# Levenberg-Marquardt from 1e3 may end between: the energy error of a step of some free-fall times falls and rises.
 @pytest.mark.parametrize(("optimizer", "start"), [("adam", 1e-10), ("adam", 1e3), ("levenberg_marquardt", 1e-10)])
 def test_a_network_alone_comes_back_from_1e_minus_10_and_from_1000(start, optimizer):
     policy = build_mlp_policy(build_features("basic", GRAVITY))
