@@ -419,7 +419,7 @@ def test_part_2_that_never_runs_is_warned_of(aits, tmp_path):
 def test_a_policy_that_passes_by_tiny_steps_is_warned_of(aits, write, tmp_path):
     # A policy learns to stay far below a criterion that takes much too long steps; with "all" it would be led back.
     options = {"policy": "criterion", "eta": 5.0, "optimizer": "sgd", "learning_rate": 0.5, "epochs": 1}
-    options["loss_on"] = "failed"
+    options |= {"loss_on": "failed", "convergence": "minibatch"}
     outcome = aits("train", write(train=options), "--out", "a")
     assert outcome.code == 0
     assert outcome.err.startswith("warning: the mean step is ")
